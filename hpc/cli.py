@@ -1,0 +1,175 @@
+"""The command `hpc`: thin verbs over the package; every heavy import is inside its verb.
+
+    hpc plan sweeps/mini.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpc.errors import HpcError
+
+if TYPE_CHECKING:
+    from hpc.cluster.profile import Profile
+    from hpc.recipe.sweep import Sweep
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="Declare, plan, run and analyse reasoning-model experiments on Slurm.")
+
+Name = Annotated[str, typer.Argument(metavar="X", help="a recipe or sweep: a name, or the path of a .yaml file")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, as train.lr=2e-5")]
+On = Annotated[str | None, typer.Option("--on", help="profile of the cluster; default: local where no Slurm is found")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Select = Annotated[str, typer.Option("--run", help="only the run of this name")]
+
+
+@app.command()
+def show(x: Name, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Print a recipe resolved: every key, its value, and where it came from. A second name compares two."""
+    from hpc.recipe import show as showing
+
+    others = [o for o in overrides or [] if "=" not in o]
+    sweep = _load(x, [o for o in overrides or [] if "=" in o])
+    if others:
+        rows = showing.difference(sweep, _load(others[0], []))
+        _emit([{"key": k, x: a, others[0]: b} for k, a, b in rows], as_json, ["key", x, others[0]])
+    elif as_json:
+        _print_json(showing.document(sweep))
+    else:
+        rows_of_first = showing.rows(sweep.runs[0].recipe, showing.origins(sweep, sweep.runs[0]))
+        _emit([vars(row) for row in rows_of_first], False, ["key", "value", "kind", "origin", "doc"])
+        typer.echo(f"{len(sweep.runs)} run(s): {', '.join(run.name for run in sweep.runs[:20])}")
+
+
+@app.command()
+def plan(x: Name, overrides: Overrides = None, on: On = None, as_json: Json = False,
+         scripts: Annotated[bool, typer.Option("--scripts", help="also print the exact sbatch texts")] = False) -> None:
+    """Show what a recipe or sweep will take: runs, stages, jobs, arrays, sbatch texts. Changes nothing."""
+    profile = _profile(on)
+    document = _plan(x, overrides, profile)
+    if as_json:
+        return _print_json(document)
+    from rich.console import Console
+
+    from hpc.plan import table
+
+    table.show(document, Console())
+    if scripts:
+        from hpc.cluster import script
+
+        for text in script.texts(document, profile):
+            typer.echo(text)
+
+
+@app.command()
+def submit(x: Name, overrides: Overrides = None, on: On = None, as_json: Json = False,
+           dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing, submit nothing")] = False) -> None:
+    """Submit what is not yet made, and return at once. Said again, it resumes: nothing is submitted twice."""
+    from hpc.cluster import submit as submitting
+
+    profile = _profile(on)
+    result = submitting.submit(_plan(x, overrides, profile), profile, dry_run=dry_run)
+    _print_json(result.document()) if as_json else typer.echo(result.text())
+
+
+@app.command()
+def status(x: Name, overrides: Overrides = None, on: On = None, as_json: Json = False,
+           wait: Annotated[bool, typer.Option("--wait", help="return when nothing is left to run; exit 1 on failure")] = False,
+           ) -> None:
+    """Show how far every run is, and why not further."""
+    from hpc.cluster import status as watching
+
+    profile = _profile(on)
+    document = _plan(x, overrides, profile)
+    state = watching.wait(document, profile) if wait else watching.status(document, profile)
+    _print_json(state) if as_json else typer.echo(watching.text(state))
+    raise typer.Exit(1 if wait and watching.failed(state) else 0)
+
+
+@app.command()
+def logs(x: Name, overrides: Overrides = None, on: On = None, run: Select = "",
+         stage: Annotated[str, typer.Option("--stage", help="data, train, generate or grade")] = "") -> None:
+    """Print the newest log of each job of a run."""
+    from hpc.cluster import status as watching
+
+    profile = _profile(on)
+    typer.echo(watching.logs(_plan(x, overrides, profile), profile, run=run, stage=stage))
+
+
+@app.command()
+def cancel(x: Name, overrides: Overrides = None, on: On = None) -> None:
+    """Cancel every job of a recipe or sweep that is queued or running."""
+    from hpc.cluster import cancel as cancelling
+
+    profile = _profile(on)
+    typer.echo(cancelling.cancel(_plan(x, overrides, profile), profile))
+
+
+@app.command()
+def report(x: Name, overrides: Overrides = None, on: On = None,
+           out: Annotated[str, typer.Option("--out", help="folder; default ROOT/reports/NAME")] = "") -> None:
+    """Build the tables and figures of what is published, as HTML, CSV and Markdown, and print the tables."""
+    from pathlib import Path
+
+    from analysis import report as reporting
+
+    profile = _profile(on)
+    document = _plan(x, overrides, profile)
+    folder = Path(out) if out else profile.roots()[0] / "reports" / document["name"]
+    page = reporting.build(document, profile.roots(), folder)
+    reporting.render_terminal(folder)
+    typer.echo(f"report: {page}")
+
+
+def main() -> None:
+    """Run the command; a user's error is printed in full and exits with 2."""
+    try:
+        app()
+    except HpcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _load(x: str, overrides: list[str] | None) -> Sweep:
+    from hpc.recipe import sweep
+
+    return sweep.load(x, overrides or [])
+
+
+def _plan(x: str, overrides: list[str] | None, profile: Profile) -> dict[str, Any]:
+    from hpc.plan import document
+
+    return document.document(document.make(_load(x, overrides), profile.roots(), profile.gpus_per_node))
+
+
+def _profile(on: str | None) -> Profile:
+    from hpc.cluster import profile
+
+    return profile.load(on) if on else profile.default_profile()
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1))
+
+
+def _emit(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
+    if as_json:
+        return _print_json(rows)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(str(row[c]) for c in columns))
+    Console().print(table)
+    return None
+
+
+if __name__ == "__main__":
+    main()

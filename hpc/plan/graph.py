@@ -1,0 +1,255 @@
+"""Recipes -> an acyclic graph of stages with content keys; equal settings share one stage, whatever recipe asks for them.
+
+A key is the first 16 hex digits of sha256 over {stage, stage VERSION, input keys, *what* fields, identities, seed}.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hpc import files
+from hpc.errors import PlanError, RecipeError
+from hpc.recipe import load as loading
+from hpc.recipe import names, schema, typed
+
+PACKAGES = {"data": "data", "train": "train", "generate": "infer", "grade": "evals"}
+"""The package that does each stage: hpc.PACKAGE.stage.run."""
+
+DRAWING = ("random", "diverse", "s1")
+"""Selections that draw at random; a selection of the user's own is taken to draw as well."""
+
+Input = dict[str, str]
+"""{"stage", "key"} of another artifact, {"ref": org/name@revision}, or {"path": folder}."""
+
+
+@dataclass
+class Stage:
+    """One artifact to be: everything a worker needs to make it."""
+
+    stage: str
+    key: str
+    recipe: str
+    task: str | None
+    config: dict[str, Any]
+    what: dict[str, Any]
+    seed: int
+    inputs: dict[str, Input]
+    resources: schema.Resources
+    runs: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Keys:
+    """The artifacts of one run, by stage; generate and grade have one per task."""
+
+    data: str | None = None
+    train: str | None = None
+    generate: dict[str, str] = field(default_factory=dict)
+    grade: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """{stage: key or {task: key}}, only what the run has."""
+        return {k: v for k, v in vars(self).items() if v}
+
+    def flat(self) -> list[tuple[str, str]]:
+        """(stage, key) of every artifact."""
+        single = [(s, k) for s, k in (("data", self.data), ("train", self.train)) if k]
+        return single + [(s, k) for s in ("generate", "grade") for k in getattr(self, s).values()]
+
+
+class Graph:
+    """All stages of a plan by key, in the order in which they can be made."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, Stage] = {}
+        self._references: dict[tuple[str, ...], Keys] = {}
+        self._path: list[str] = []
+
+    def add(self, name: str, recipe: schema.Recipe, seeds: dict[str, int], where: str) -> Keys:
+        """Add the stages of one run (and, first, of every recipe it refers to). Returns their keys.
+
+        Raises:
+            PlanError: a reference that leads nowhere, or recipes that refer to each other in a circle.
+        """
+        keys = Keys()
+        model = self._model(recipe.model, where)
+        if recipe.data is not None:
+            keys.data = self._data(name, recipe, seeds["data"], f"{where}: data")
+        if recipe.train is not None:
+            assert keys.data is not None
+            keys.train = self._train(name, recipe, seeds["train"], {"model": model, "data": _artifact("data", keys.data)})
+            model = _artifact("train", keys.train)
+        for spec in recipe.generate.tasks if recipe.generate else []:
+            task = names.task(spec, f"{where}: generate.tasks")
+            key = self._generate(name, recipe, seeds["generate"], model, task)
+            keys.generate[task["name"]] = key
+            keys.grade[task["name"]] = self._grade(name, recipe, key, task, f"{where}: grade")
+        return keys
+
+    def _data(self, name: str, recipe: schema.Recipe, seed: int, where: str) -> str:
+        data = recipe.data
+        assert data is not None
+        config = typed.plain(data)
+        _check_names(config, where)
+        parts = list(data.mix.values()) or [data]
+        inputs = {ref: self._reference(ref, "data", where) for ref in _references(config)}
+        if data.tokenizer != "words":
+            inputs["tokenizer"] = self._model(data.tokenizer, where)
+        draws = any(names.split(p.select)[0] in DRAWING or ".py:" in names.split(p.select)[0] for p in parts)
+        config.update(_expanded(config, where))
+        tasks = {t: names.task(t, f"{where}.decontaminate") for t in data.decontaminate}
+        what = {**typed.plain(data, "what"), **_expanded(typed.plain(data, "what"), where)}
+        return self._put("data", name, None, config, what, seed, draws, inputs, recipe, extra=tasks)
+
+    def _train(self, name: str, recipe: schema.Recipe, seed: int, inputs: dict[str, Input]) -> str:
+        what = {**typed.plain(recipe.train, "what"), "format": _format(recipe.format, name)}
+        return self._put("train", name, None, typed.plain(recipe.train), what, seed, True, inputs, recipe)
+
+    def _generate(self, name: str, recipe: schema.Recipe, seed: int, model: Input, task: dict[str, Any]) -> str:
+        assert recipe.generate is not None
+        config = typed.plain(recipe.generate)
+        what = typed.plain(recipe.generate, "what")
+        for tree in (config, what):
+            del tree["tasks"]
+            if tree["thinking"]["max"] == "auto":
+                tree["thinking"]["max"] = max(0, tree["max_tokens"] - tree["answer_tokens"])
+        what |= {"format": _format(recipe.format, name),
+                 "task": {k: v for k, v in task.items() if k not in ("about", "grader")}}
+        inputs = {"model": model, **{r: self._reference(r, "data", name) for r in _references(task["source"])}}
+        draws = recipe.generate.temperature > 0
+        return self._put("generate", name, task["name"], config, what, seed, draws, inputs, recipe)
+
+    def _grade(self, name: str, recipe: schema.Recipe, generated: str, task: dict[str, Any], where: str) -> str:
+        config = typed.plain(recipe.grade)
+        grader = names.expand("grader", recipe.grade.grader, where) if recipe.grade.grader else task["grader"]
+        what = {**typed.plain(recipe.grade, "what"), "grader": grader}
+        inputs = {"samples": _artifact("generate", generated)}
+        return self._put("grade", name, task["name"], config, what, 0, False, inputs, recipe)
+
+    def _put(self, stage: str, name: str, task: str | None, config: dict[str, Any], what: dict[str, Any], seed: int,
+             draws: bool, inputs: dict[str, Input], recipe: schema.Recipe, extra: Any = None) -> str:
+        hashed = {"stage": stage, "version": version(stage), "inputs": _identities(inputs), "what": _portable(what),
+                  "identities": names.identities([what, extra]), "seed": seed if draws else None}
+        key = files.digest(hashed)[:16]
+        if key not in self.stages:
+            resources = getattr(recipe.resources, stage)
+            self.stages[key] = Stage(stage, key, name, task, config, what, seed, inputs, resources)
+        return key
+
+    def _model(self, text: str, where: str) -> Input:
+        if text.startswith("run:"):
+            return self._reference(text, "train", where)
+        folder = Path(text).expanduser()
+        if text.startswith(("/", "~", ".")):
+            if not (folder / "config.json").is_file():
+                raise PlanError(f"there is no model in {text}", where=where, why="the folder has no config.json",
+                                next="correct the path, or make the model first (see the recipe's `about`)")
+            return {"path": str(folder.resolve())}
+        if text.count("/") != 1:
+            raise PlanError(f'"{text}" is not a model', where=where, why="it is neither a folder nor org/name",
+                            next="write org/name[@revision], ./folder or run:RECIPE")
+        return {"ref": f"{text.split('@')[0]}@{names.commit('models', text)}"}
+
+    def _reference(self, text: str, default: str, where: str) -> Input:
+        """run:RECIPE[#stage[.task]] -> the artifact; the recipe's first seeds count."""
+        recipe, _, place = text.removeprefix("run:").partition("#")
+        stage, _, task = (place or default).partition(".")
+        if recipe in self._path:
+            circle = " -> ".join([*self._path[self._path.index(recipe):], recipe])
+            raise PlanError(f"recipes refer to each other in a circle: {circle}", where=where,
+                            why="an experiment cannot wait for its own result", next="break the circle at one reference")
+        keys = self._referred(recipe, where)
+        found = getattr(keys, stage, None) if stage in schema.STAGES else None
+        if isinstance(found, dict):
+            found = found.get(task) if task else next(iter(found.values()), None)
+        if not found:
+            valid = [*(s for s in ("data", "train") if getattr(keys, s)),
+                     *(f"{s}.{t}" for s in ("generate", "grade") for t in getattr(keys, s))]
+            raise PlanError(f'"{text}" leads to nothing', where=where, why=f"{recipe} has: {', '.join(valid)}",
+                            next=f"write run:{recipe}#STAGE with one of these")
+        return _artifact(stage, found)
+
+    def _referred(self, name: str, where: str) -> Keys:
+        if (name,) not in self._references:
+            loaded = loading.load(name)
+            recipe = loading.build(loaded.tree, str(loaded.path))
+            first = {"data": recipe.seeds.data[0], "train": recipe.seeds.train[0], "generate": recipe.seeds.generate[0]}
+            self._path.append(name)
+            self._references[(name,)] = self.add(name, recipe, first, str(loaded.path))
+            self._path.pop()
+        return self._references[(name,)]
+
+
+def _artifact(stage: str, key: str) -> Input:
+    return {"stage": stage, "key": key}
+
+
+def _identities(inputs: dict[str, Input]) -> dict[str, Any]:
+    """Inputs as they enter a key: by content, and without the names of the recipes that make them."""
+    contents = [names.folder_digest(Path(i["path"])) if "path" in i else i for i in inputs.values()]
+    portable = [f"run:{n}" if name.startswith("run:") else name for n, name in enumerate(inputs)]
+    return dict(zip(portable, contents, strict=True))
+
+
+def _references(value: Any) -> list[str]:
+    """Every run: reference inside a configuration, in order, once."""
+    if isinstance(value, dict):
+        found = [r for inner in value.values() for r in _references(inner)]
+    elif isinstance(value, list):
+        found = [r for inner in value for r in _references(inner)]
+    else:
+        found = [value] if isinstance(value, str) and value.startswith("run:") else []
+    return list(dict.fromkeys(found))
+
+
+def _portable(value: Any) -> Any:
+    """`value` without what differs between machines and names: folders of user functions and files, names of recipes."""
+    if isinstance(value, dict):
+        return {k: v["text"] if k == "format" else _portable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_portable(v) for v in value]
+    if isinstance(value, str) and value.startswith("run:"):
+        return "run:"
+    if isinstance(value, str) and (".py:" in value or value.startswith(("/", "~"))):
+        return Path(value).name
+    return value
+
+
+def _expanded(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """Sources, filters and selections of a data section with their tables filled in."""
+    found: dict[str, Any] = {}
+    if config.get("source"):
+        found["source"] = names.expand("source", config["source"], f"{where}.source")
+    found["filters"] = [names.expand("filter", f, f"{where}.filters") for f in config.get("filters", [])]
+    found["select"] = names.expand("select", config["select"], f"{where}.select")
+    if config.get("mix"):
+        found["mix"] = {n: {**part, **_expanded(part, f"{where}.mix.{n}")} for n, part in config["mix"].items()}
+    return found
+
+
+def _check_names(config: dict[str, Any], where: str) -> None:
+    size = config.get("size")
+    if size is not None and size < 1:
+        raise RecipeError(f'"data.size" must be at least 1, not {size}', where=where, next="give a size, or null for all")
+
+
+def _format(name: str, recipe: str) -> dict[str, Any]:
+    """The format file: its text, not its name, is what a model sees."""
+    document = names.document("formats", name, "format", f"{recipe}: format")
+    return {"name": Path(name).stem, "text": {k: v for k, v in document.items() if k != "about"}}
+
+
+@cache
+def version(stage: str) -> int:
+    """The stage package's VERSION, read without importing it."""
+    path = names.HOME / PACKAGES[stage] / "__init__.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VERSION":
+            return int(ast.literal_eval(node.value))
+    raise AssertionError(f"{path} has no VERSION")
+
+

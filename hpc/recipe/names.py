@@ -1,0 +1,187 @@
+"""Names of sources, filters, selections, tasks, graders and formats: looked up and checked without importing them.
+
+A name is a public function of one module (or a row of a YAML table, or a YAML file in one folder); `path/file.py:function`
+is accepted wherever a name is. Signatures are read from the syntax tree, so a login node needs no torch to be strict.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from hpc import files
+from hpc.errors import RecipeError, nearest
+from hpc.recipe.load import read
+from hpc.recipe.schema import Spec
+
+HOME = Path(__file__).parents[1]
+Group = Literal["source", "filter", "select", "grader"]
+MODULES: dict[Group, str] = {"source": "data/sources.py", "filter": "data/filters.py", "select": "data/select.py",
+                             "grader": "evals/graders.py"}
+SAMPLED_BYTES = 64 << 20
+"""A file above this size is identified by its size and three 1 MiB windows: a 65 GB model stays a matter of seconds."""
+
+
+def split(spec: Spec) -> tuple[str, dict[str, Any]]:
+    """A Spec as (name, keyword arguments)."""
+    if isinstance(spec, str):
+        return spec, {}
+    return str(spec.get("name", "")), {k: v for k, v in spec.items() if k != "name"}
+
+
+def expand(group: Group, spec: Spec, where: str) -> dict[str, Any]:
+    """A Spec as {name, arguments}, with a row of the group's table (sources.yaml) filled in, names and keywords checked.
+
+    Raises:
+        RecipeError: unknown name, unknown keyword or missing file, with the valid ones.
+    """
+    name, arguments = split(spec)
+    row = table(group).get(name)
+    if row is not None:
+        return expand(group, {**row, **arguments}, where)
+    if name.startswith("run:"):
+        return {"name": name, **arguments}
+    path, function = _place(group, name)
+    known = signatures(path) if path.is_file() else {}
+    if function not in known:
+        valid = {*signatures(HOME / MODULES[group]), *table(group)} if path == HOME / MODULES[group] else known
+        raise RecipeError(f'there is no {group} "{name}"', where=where, why=nearest(function, valid),
+                          next=f"use one of these, or path/file.py:function for a {group} of your own")
+    keywords = known[function]
+    for keyword in arguments:
+        if keyword not in keywords and "**" not in keywords:
+            raise RecipeError(f'{group} "{name}" has no argument "{keyword}"', where=where,
+                              why=nearest(keyword, keywords), next=f"correct or remove {keyword}")
+    return {"name": name, **arguments}
+
+
+def _place(group: Group, name: str) -> tuple[Path, str]:
+    if ".py:" in name:
+        path, function = name.rsplit(":", 1)
+        return Path(path).expanduser(), function
+    return HOME / MODULES[group], name
+
+
+@cache
+def table(group: Group) -> dict[str, dict[str, Any]]:
+    """Rows of the YAML table beside the group's module: names with their arguments."""
+    path = (HOME / MODULES[group]).with_suffix(".yaml")
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
+
+
+@cache
+def signatures(path: Path) -> dict[str, frozenset[str]]:
+    """Public functions of a Python file and the names of their keyword arguments ("**" for any)."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise RecipeError(f"{path} is not valid Python", where=f"{path}:{error.lineno}", why=str(error.msg),
+                          next="correct the file") from None
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    return {f.name: frozenset(_keywords(f.args)) for f in functions}
+
+
+def _keywords(arguments: ast.arguments) -> list[str]:
+    plain = [a.arg for a in (*arguments.args, *arguments.kwonlyargs)]
+    return [*plain, "**"] if arguments.kwarg else plain
+
+
+def task(spec: Spec, where: str) -> dict[str, Any]:
+    """A task as its YAML (hpc/evals/tasks/NAME.yaml or a path), with the recipe's arguments laid over it."""
+    name, arguments = split(spec)
+    tree = document("evals/tasks", name, "task", where)
+    unknown = [k for k in arguments if k not in {*tree, "limit"}]
+    if unknown:
+        raise RecipeError(f'task "{name}" has no argument "{unknown[0]}"', where=where,
+                          why=nearest(unknown[0], {*tree, "limit"}), next=f"correct or remove {unknown[0]}")
+    merged = {**tree, **arguments, "name": Path(name).stem}
+    merged["source"] = expand("source", merged["source"], where)
+    merged["grader"] = expand("grader", merged["grader"], where)
+    return merged
+
+
+def document(folder: str, name: str, noun: str, where: str) -> dict[str, Any]:
+    """The YAML document `name` of a package folder, or of a path ending in .yaml."""
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name).expanduser() if own else HOME / folder / f"{name}.yaml"
+    if not path.is_file():
+        raise RecipeError(f'there is no {noun} "{name}"', where=where,
+                          why=nearest(Path(name).stem, (p.stem for p in (HOME / folder).glob("*.yaml"))),
+                          next=f"use one of these, or the path of a {noun} of your own (.yaml)")
+    return read(path)
+
+
+def identities(value: Any) -> Any:
+    """What a configuration refers to outside itself, so that keys change with it.
+
+    {"file:NAME": sha256} for a file in $HPC_DATA_DIR or at a path, {"hub:ORG/NAME": commit} for a hub data set that has
+    no such file, {"code:NAME": sha256} for a function of the user's own.
+    """
+    found: dict[str, str] = {}
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: dict[str, str]) -> None:
+    if isinstance(value, dict):
+        local = local_file(str(value["file"])) if isinstance(value.get("file"), str) and value["file"] else None
+        if local is not None:
+            found[f"file:{Path(value['file']).name}"] = file_digest(local)
+        elif isinstance(value.get("hub"), str) and value["hub"]:
+            found[f"hub:{value['hub']}"] = commit("datasets", value["hub"])
+        for inner in value.values():
+            _collect(inner, found)
+    elif isinstance(value, list):
+        for inner in value:
+            _collect(inner, found)
+    elif isinstance(value, str) and ".py:" in value:
+        path = Path(value.rsplit(":", 1)[0]).expanduser()
+        if path.is_file():
+            found[f"code:{path.name}:{value.rsplit(':', 1)[1]}"] = files.sha256_file(path)
+
+
+def local_file(name: str) -> Path | None:
+    """A data file by path, or by name in $HPC_DATA_DIR."""
+    candidates = [Path(name).expanduser()]
+    if os.environ.get("HPC_DATA_DIR"):
+        candidates.append(Path(os.environ["HPC_DATA_DIR"]) / name)
+    return next((p for p in candidates if p.is_file()), None)
+
+
+def commit(kind: Literal["models", "datasets"], name: str) -> str:
+    """The commit of a hub repository: as pinned (org/name@revision), as fetched into the cache, or "main"."""
+    repository, _, revision = name.partition("@")
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache_folder = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    ref = cache_folder / f"{kind}--{repository.replace('/', '--')}" / "refs" / (revision or "main")
+    return ref.read_text().strip() if ref.is_file() else revision or "main"
+
+
+@cache
+def folder_digest(folder: Path) -> str:
+    """One sha256 over the names and contents of a folder's files (large ones sampled, see SAMPLED_BYTES)."""
+    inside = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return files.digest({str(p.relative_to(folder)): file_digest(p) for p in inside})
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, or of its size and three windows when it is large."""
+    stat = path.stat()
+    return _file_digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _file_digest(path: Path, size: int, changed: int) -> str:
+    if size <= SAMPLED_BYTES:
+        return files.sha256_file(path)
+    windows = []
+    with open(path, "rb") as file:
+        for start in (0, size // 2, size - (1 << 20)):
+            file.seek(start)
+            windows.append(file.read(1 << 20).hex())
+    return files.digest([size, windows])
