@@ -1,7 +1,7 @@
 """Artifacts: published output folders, made by attempts that claim, write and rename. No locks, no shared writers.
 
-    ROOT/work/STAGE/KEY/N/        attempt N (claimed by mkdir): out/ is what will be published, the rest is scratch
-    ROOT/artifacts/STAGE/KEY/     the published folder: config.json, inputs.json, data, environment.json, DONE
+ROOT/work/STAGE/KEY/N/        attempt N (claimed by mkdir): out/ is what will be published, the rest is scratch
+ROOT/artifacts/STAGE/KEY/     the published folder: config.json, inputs.json, data, environment.json, DONE
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def open_input(roots: Sequence[Path], stage: str, key: str, *, patience_s: float
         for root in roots:  # listing the parent makes NFS clients forget that the name was absent
             parent = target(root, stage, key).parent
             if parent.is_dir():
-                os.listdir(parent)
+                list(parent.iterdir())
     check(folder)
     return folder
 
@@ -155,8 +155,15 @@ def publish(work: Work, root: Path, *, inputs: dict[str, str], counts: dict[str,
     write_records(work, inputs)
     entries = {str(p.relative_to(work.out)): p for p in sorted(work.out.rglob("*")) if p.is_file()}
     listing = {name: {"bytes": p.stat().st_size, "sha256": files.sha256_file(p)} for name, p in entries.items()}
-    done = {"stage": work.stage, "key": work.key, "attempt": int(work.attempt.name), "counts": counts,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "code": code(), "files": listing}
+    done = {
+        "stage": work.stage,
+        "key": work.key,
+        "attempt": int(work.attempt.name),
+        "counts": counts,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "code": code(),
+        "files": listing,
+    }
     for path in entries.values():
         _fsync(path)
     for folder in {p.parent for p in entries.values()} | {work.out}:
@@ -165,7 +172,7 @@ def publish(work: Work, root: Path, *, inputs: dict[str, str], counts: dict[str,
     final = target(root, work.stage, work.key)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.rename(work.out, final)
+        work.out.rename(final)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -177,8 +184,9 @@ def publish(work: Work, root: Path, *, inputs: dict[str, str], counts: dict[str,
 
 def write_records(work: Work, inputs: dict[str, str]) -> None:
     """config.json, inputs.json and environment.json of an attempt: how it was made, without any secret."""
-    files.write_json(work.out / "config.json", {"stage": work.stage, "key": work.key, "what": work.what,
-                                                "seed": work.seed})
+    files.write_json(
+        work.out / "config.json", {"stage": work.stage, "key": work.key, "what": work.what, "seed": work.seed}
+    )
     files.write_json(work.out / "inputs.json", inputs)
     files.write_json(work.out / "environment.json", environment())
 
@@ -210,5 +218,5 @@ def _versions() -> dict[str, str]:
 
 
 def _fsync(path: Path) -> None:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         os.fsync(file.fileno())

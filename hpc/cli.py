@@ -1,12 +1,13 @@
 """The command `hpc`: thin verbs over the package; every heavy import is inside its verb.
 
-    hpc plan sweeps/mini.yaml
+hpc plan sweeps/mini.yaml
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,14 +18,18 @@ if TYPE_CHECKING:
     from hpc.cluster.profile import Profile
     from hpc.recipe.sweep import Sweep
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="Declare, plan, run and analyse reasoning-model experiments on Slurm.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Declare, plan, run and analyse reasoning-model experiments on Slurm.",
+)
 
 Name = Annotated[str, typer.Argument(metavar="X", help="a recipe or sweep: a name, or the path of a .yaml file")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, as train.lr=2e-5")]
 On = Annotated[str | None, typer.Option("--on", help="profile of the cluster; default: local where no Slurm is found")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
-Select = Annotated[str, typer.Option("--run", help="only the run of this name")]
 
 
 @app.command()
@@ -46,8 +51,13 @@ def show(x: Name, overrides: Overrides = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def plan(x: Name, overrides: Overrides = None, on: On = None, as_json: Json = False,
-         scripts: Annotated[bool, typer.Option("--scripts", help="also print the exact sbatch texts")] = False) -> None:
+def plan(
+    x: Name,
+    overrides: Overrides = None,
+    on: On = None,
+    as_json: Json = False,
+    scripts: Annotated[bool, typer.Option("--scripts", help="also print the exact sbatch texts")] = False,
+) -> None:
     """Show what a recipe or sweep will take: runs, stages, jobs, arrays, sbatch texts. Changes nothing."""
     profile = _profile(on)
     document = _plan(x, overrides, profile)
@@ -59,59 +69,91 @@ def plan(x: Name, overrides: Overrides = None, on: On = None, as_json: Json = Fa
 
     table.show(document, Console())
     if scripts:
-        from hpc.cluster import script
+        from hpc.cluster import submit as submitting
 
-        for text in script.texts(document, profile):
+        for text in submitting.texts(document, profile):
             typer.echo(text)
+    return None
 
 
 @app.command()
-def submit(x: Name, overrides: Overrides = None, on: On = None, as_json: Json = False,
-           dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing, submit nothing")] = False) -> None:
+def submit(
+    x: Name,
+    overrides: Overrides = None,
+    on: On = None,
+    as_json: Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing, submit nothing")] = False,
+) -> None:
     """Submit what is not yet made, and return at once. Said again, it resumes: nothing is submitted twice."""
     from hpc.cluster import submit as submitting
+    from hpc.cluster import text
 
     profile = _profile(on)
-    result = submitting.submit(_plan(x, overrides, profile), profile, dry_run=dry_run)
-    _print_json(result.document()) if as_json else typer.echo(result.text())
+    result = submitting.submit(_plan(x, overrides, profile), profile, dry_run=dry_run).document()
+    _print_json(result) if as_json else typer.echo(text.submission(result, x))
 
 
 @app.command()
-def status(x: Name, overrides: Overrides = None, on: On = None, as_json: Json = False,
-           wait: Annotated[bool, typer.Option("--wait", help="return when nothing is left to run; exit 1 on failure")] = False,
-           ) -> None:
+def status(
+    x: Name,
+    overrides: Overrides = None,
+    on: On = None,
+    as_json: Json = False,
+    wait: Annotated[bool, typer.Option("--wait", help="return when nothing is left to run; exit 1 on failure")] = False,
+) -> None:
     """Show how far every run is, and why not further."""
+    from rich.console import Console
+
     from hpc.cluster import status as watching
+    from hpc.cluster import text
 
     profile = _profile(on)
     document = _plan(x, overrides, profile)
-    state = watching.wait(document, profile) if wait else watching.status(document, profile)
-    _print_json(state) if as_json else typer.echo(watching.text(state))
-    raise typer.Exit(1 if wait and watching.failed(state) else 0)
+    state = watching.wait(document, profile, seen=_progress()) if wait else watching.status(document, profile)
+    _print_json(state) if as_json else text.status(state, Console())
+    if wait and text.failed(state):
+        print(text.failures(state, x), file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()
-def logs(x: Name, overrides: Overrides = None, on: On = None, run: Select = "",
-         stage: Annotated[str, typer.Option("--stage", help="data, train, generate or grade")] = "") -> None:
-    """Print the newest log of each job of a run."""
+def logs(
+    x: Name,
+    overrides: Overrides = None,
+    on: On = None,
+    key: Annotated[str, typer.Option("--key", help="a stage's key, as hpc status --json lists them")] = "",
+    run: Annotated[
+        str, typer.Option("--run", help="a run's name: the log of what failed, runs, or ended last in it")
+    ] = "",
+) -> None:
+    """Print the newest log of one stage's job."""
     from hpc.cluster import status as watching
+    from hpc.cluster import text
 
     profile = _profile(on)
-    typer.echo(watching.logs(_plan(x, overrides, profile), profile, run=run, stage=stage))
+    document = _plan(x, overrides, profile)
+    key = key or text.furthest(watching.status(document, profile), run)
+    path = watching.logs(document, profile, key)
+    typer.echo(f"==> {path} <==\n{path.read_text(errors='replace')}")
 
 
 @app.command()
 def cancel(x: Name, overrides: Overrides = None, on: On = None) -> None:
     """Cancel every job of a recipe or sweep that is queued or running."""
-    from hpc.cluster import cancel as cancelling
+    from hpc.cluster import status as watching
 
     profile = _profile(on)
-    typer.echo(cancelling.cancel(_plan(x, overrides, profile), profile))
+    number = watching.cancel(_plan(x, overrides, profile), profile)
+    typer.echo(f"cancelled {number} job(s); hpc submit {x} starts what is missing again")
 
 
 @app.command()
-def report(x: Name, overrides: Overrides = None, on: On = None,
-           out: Annotated[str, typer.Option("--out", help="folder; default ROOT/reports/NAME")] = "") -> None:
+def report(
+    x: Name,
+    overrides: Overrides = None,
+    on: On = None,
+    out: Annotated[str, typer.Option("--out", help="folder; default ROOT/reports/NAME")] = "",
+) -> None:
     """Build the tables and figures of what is published, as HTML, CSV and Markdown, and print the tables."""
     from pathlib import Path
 
@@ -119,8 +161,8 @@ def report(x: Name, overrides: Overrides = None, on: On = None,
 
     profile = _profile(on)
     document = _plan(x, overrides, profile)
-    folder = Path(out) if out else profile.roots()[0] / "reports" / document["name"]
-    page = reporting.build(document, profile.roots(), folder)
+    folder = Path(out) if out else profile.root / "reports" / document["name"]
+    page = reporting.build(document, profile.all_roots, folder)
     reporting.render_terminal(folder)
     typer.echo(f"report: {page}")
 
@@ -136,6 +178,22 @@ def main() -> None:
         sys.exit(141)
 
 
+def _progress() -> Callable[[dict[str, Any]], None]:
+    """A line on stderr whenever the count of states changes: readable in a terminal and in a log."""
+    from hpc.cluster import text
+
+    last = ""
+
+    def seen(state: dict[str, Any]) -> None:
+        nonlocal last
+        line = text.summary(state)
+        if line != last:
+            print(line, file=sys.stderr, flush=True)
+        last = line
+
+    return seen
+
+
 def _load(x: str, overrides: list[str] | None) -> Sweep:
     from hpc.recipe import sweep
 
@@ -145,13 +203,15 @@ def _load(x: str, overrides: list[str] | None) -> Sweep:
 def _plan(x: str, overrides: list[str] | None, profile: Profile) -> dict[str, Any]:
     from hpc.plan import document
 
-    return document.document(document.make(_load(x, overrides), profile.roots(), profile.gpus_per_node))
+    return document.document(
+        document.make(_load(x, overrides), profile.all_roots, profile.node_gpus or document.GPUS_PER_NODE)
+    )
 
 
 def _profile(on: str | None) -> Profile:
     from hpc.cluster import profile
 
-    return profile.load(on) if on else profile.default_profile()
+    return profile.find_profile(on or "")
 
 
 def _print_json(value: Any) -> None:

@@ -15,7 +15,7 @@ def write_text(path: Path, text: str) -> None:
     """Write `path` completely or not at all: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of `path`; a last line torn by a crash is dropped, a torn line elsewhere raises ValueError."""
-    with open(path, encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         lines = file.readlines()
     for number, line in enumerate(lines):
         try:
@@ -63,7 +63,7 @@ def digest(value: Any) -> str:
 
 def sha256_file(path: Path) -> str:
     """64 hex digits: sha256 of the file's bytes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

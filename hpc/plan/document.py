@@ -1,6 +1,6 @@
 """The plan of a sweep or recipe: runs, stages, jobs, arrays, totals, as one JSON document.
 
-    hpc plan sweeps/s1_budget.yaml --json
+hpc plan sweeps/s1_budget.yaml --json
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def make(sweep: Sweep, roots: Sequence[Path] = (), gpus_per_node: int = GPUS_PER
             graph.stages[key].runs.add(run_name)
     published = {s.key: found for s in graph.stages.values() if (found := artifact.find(roots, s.stage, s.key))}
     needed = _needed(graph, published)
-    states = {k: "reused" if k in published else "shared" if len(s.runs) > 1 else "new" for k, s in graph.stages.items()}
+    states = {
+        k: "reused" if k in published else "shared" if len(s.runs) > 1 else "new" for k, s in graph.stages.items()
+    }
     made = jobbing.jobs([s for s in graph.stages.values() if s.key in needed], gpus_per_node)
     arrays = jobbing.arrays(made)
     plan = Plan(sweep, graph, keys, states, published, made, arrays)
@@ -66,10 +68,19 @@ def _needed(graph: Graph, published: dict[str, Path]) -> set[str]:
 def document(plan: Plan) -> dict[str, Any]:
     """The plan as plain JSON; hours, memory and dollars are null until they are predicted."""
     stages = [_stage(plan, s) for s in plan.graph.stages.values()]
-    return {"name": plan.sweep.name, "path": plan.sweep.path, "about": plan.sweep.about, "recipe": plan.sweep.recipe,
-            "runs": [_run(run, plan.keys[run.name]) for run in plan.sweep.runs], "stages": stages,
-            "jobs": [job.document() for job in plan.jobs], "arrays": [vars(array) for array in plan.arrays],
-            "notes": plan.notes, "report": plan.sweep.report, "totals": _totals(plan)}
+    return {
+        "name": plan.sweep.name,
+        "path": plan.sweep.path,
+        "about": plan.sweep.about,
+        "recipe": plan.sweep.recipe,
+        "runs": [_run(run, plan.keys[run.name]) for run in plan.sweep.runs],
+        "stages": stages,
+        "jobs": [job.document() for job in plan.jobs],
+        "arrays": [vars(array) for array in plan.arrays],
+        "notes": plan.notes,
+        "report": plan.sweep.report,
+        "totals": _totals(plan),
+    }
 
 
 def signature(keys: Keys) -> str:
@@ -78,16 +89,36 @@ def signature(keys: Keys) -> str:
 
 
 def _run(run: Run, keys: Keys) -> dict[str, Any]:
-    return {"name": run.name, "signature": signature(keys), "axes": run.axes, "settings": run.settings,
-            "seeds": run.seeds, "stages": keys.document()}
+    return {
+        "name": run.name,
+        "signature": signature(keys),
+        "axes": run.axes,
+        "settings": run.settings,
+        "seeds": run.seeds,
+        "stages": keys.document(),
+    }
 
 
 def _stage(plan: Plan, stage: Stage) -> dict[str, Any]:
     shape = jobbing.shape(stage.resources, stage.stage, GPUS_PER_NODE)
-    return {"stage": stage.stage, "key": stage.key, "recipe": stage.recipe, "task": stage.task, "inputs": stage.inputs,
-            "state": plan.states[stage.key], "num_runs": len(stage.runs), "gpus": shape["gpus"], "nodes": shape["nodes"],
-            "hours": None, "memory_gib_per_gpu": None, "usd": None, "made_by": _made_by(plan, stage.key),
-            "config": stage.config, "what": stage.what, "seed": stage.seed}
+    return {
+        "stage": stage.stage,
+        "key": stage.key,
+        "recipe": stage.recipe,
+        "task": stage.task,
+        "inputs": stage.inputs,
+        "state": plan.states[stage.key],
+        "num_runs": len(stage.runs),
+        "gpus": shape["gpus"],
+        "nodes": shape["nodes"],
+        "hours": None,
+        "memory_gib_per_gpu": None,
+        "usd": None,
+        "made_by": _made_by(plan, stage.key),
+        "config": stage.config,
+        "what": stage.what,
+        "seed": stage.seed,
+    }
 
 
 def _made_by(plan: Plan, key: str) -> dict[str, Any] | None:
@@ -95,15 +126,26 @@ def _made_by(plan: Plan, key: str) -> dict[str, Any] | None:
     if key not in plan.published:
         return None
     done = files.read_json(plan.published[key] / "DONE")
-    return {**done["code"], "finished": done["finished"], "other_code": done["code"] != artifact.code(),
-            "folder": str(plan.published[key])}
+    return {
+        **done["code"],
+        "finished": done["finished"],
+        "other_code": done["code"] != artifact.code(),
+        "folder": str(plan.published[key]),
+    }
 
 
 def _totals(plan: Plan) -> dict[str, Any]:
     states = list(plan.states.values())
-    return {"runs": len(plan.sweep.runs), "stages": len(states), "reused": states.count("reused"),
-            "to_make": sum(len(job.stages) for job in plan.jobs), "jobs": len(plan.jobs), "arrays": len(plan.arrays),
-            "gpu_hours": None, "usd": None}
+    return {
+        "runs": len(plan.sweep.runs),
+        "stages": len(states),
+        "reused": states.count("reused"),
+        "to_make": sum(len(job.stages) for job in plan.jobs),
+        "jobs": len(plan.jobs),
+        "arrays": len(plan.arrays),
+        "gpu_hours": None,
+        "usd": None,
+    }
 
 
 def _equal_runs(runs: Sequence[Run], keys: dict[str, Keys]) -> list[str]:
@@ -111,8 +153,11 @@ def _equal_runs(runs: Sequence[Run], keys: dict[str, Keys]) -> list[str]:
     alike: dict[str, list[str]] = {}
     for run in runs:
         alike.setdefault(files.canonical(keys[run.name].document()), []).append(run.name)
-    return [f"equal keys, so one result: {', '.join(names)}; what differs between them enters no key"
-            for names in alike.values() if len(names) > 1]
+    return [
+        f"equal keys, so one result: {', '.join(names)}; what differs between them enters no key"
+        for names in alike.values()
+        if len(names) > 1
+    ]
 
 
 def _idle_sizes(plan: Plan) -> list[str]:
@@ -123,8 +168,10 @@ def _idle_sizes(plan: Plan) -> list[str]:
             continue
         size, rows = stage.config["size"], _source_rows(plan, stage)
         if rows is not None and size >= rows:
-            notes.append(f"data {stage.key} ({stage.recipe}): size {size} is not smaller than its source ({rows} examples), "
-                         "so `select` changes nothing")
+            notes.append(
+                f"data {stage.key} ({stage.recipe}): size {size} is not smaller than its source ({rows} examples), "
+                "so `select` changes nothing"
+            )
     return notes
 
 

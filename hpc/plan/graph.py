@@ -1,4 +1,4 @@
-"""Recipes -> an acyclic graph of stages with content keys; equal settings share one stage, whatever recipe asks for them.
+"""Recipes -> an acyclic graph of stages with content keys; equal settings are one stage, whatever recipe asks for it.
 
 A key is the first 16 hex digits of sha256 over {stage, stage VERSION, input keys, *what* fields, identities, seed}.
 """
@@ -81,7 +81,9 @@ class Graph:
             keys.data = self._data(name, recipe, seeds["data"], f"{where}: data")
         if recipe.train is not None:
             assert keys.data is not None
-            keys.train = self._train(name, recipe, seeds["train"], {"model": model, "data": _artifact("data", keys.data)})
+            keys.train = self._train(
+                name, recipe, seeds["train"], {"model": model, "data": _artifact("data", keys.data)}
+            )
             model = _artifact("train", keys.train)
         for spec in recipe.generate.tasks if recipe.generate else []:
             task = names.task(spec, f"{where}: generate.tasks")
@@ -95,7 +97,7 @@ class Graph:
         assert data is not None
         config = typed.plain(data)
         _check_names(config, where)
-        parts = list(data.mix.values()) or [data]
+        parts: list[schema.Part | schema.Data] = [*data.mix.values()] or [data]
         inputs = {ref: self._reference(ref, "data", where) for ref in _references(config)}
         if data.tokenizer != "words":
             inputs["tokenizer"] = self._model(data.tokenizer, where)
@@ -117,8 +119,10 @@ class Graph:
             del tree["tasks"]
             if tree["thinking"]["max"] == "auto":
                 tree["thinking"]["max"] = max(0, tree["max_tokens"] - tree["answer_tokens"])
-        what |= {"format": _format(recipe.format, name),
-                 "task": {k: v for k, v in task.items() if k not in ("about", "grader")}}
+        what |= {
+            "format": _format(recipe.format, name),
+            "task": {k: v for k, v in task.items() if k not in ("about", "grader")},
+        }
         inputs = {"model": model, **{r: self._reference(r, "data", name) for r in _references(task["source"])}}
         draws = recipe.generate.temperature > 0
         return self._put("generate", name, task["name"], config, what, seed, draws, inputs, recipe)
@@ -130,10 +134,27 @@ class Graph:
         inputs = {"samples": _artifact("generate", generated)}
         return self._put("grade", name, task["name"], config, what, 0, False, inputs, recipe)
 
-    def _put(self, stage: str, name: str, task: str | None, config: dict[str, Any], what: dict[str, Any], seed: int,
-             draws: bool, inputs: dict[str, Input], recipe: schema.Recipe, extra: Any = None) -> str:
-        hashed = {"stage": stage, "version": version(stage), "inputs": _identities(inputs), "what": _portable(what),
-                  "identities": names.identities([what, extra]), "seed": seed if draws else None}
+    def _put(
+        self,
+        stage: str,
+        name: str,
+        task: str | None,
+        config: dict[str, Any],
+        what: dict[str, Any],
+        seed: int,
+        draws: bool,
+        inputs: dict[str, Input],
+        recipe: schema.Recipe,
+        extra: Any = None,
+    ) -> str:
+        hashed = {
+            "stage": stage,
+            "version": version(stage),
+            "inputs": _identities(inputs),
+            "what": _portable(what),
+            "identities": names.identities([what, extra]),
+            "seed": seed if draws else None,
+        }
         key = files.digest(hashed)[:16]
         if key not in self.stages:
             resources = getattr(recipe.resources, stage)
@@ -146,12 +167,20 @@ class Graph:
         folder = Path(text).expanduser()
         if text.startswith(("/", "~", ".")):
             if not (folder / "config.json").is_file():
-                raise PlanError(f"there is no model in {text}", where=where, why="the folder has no config.json",
-                                next="correct the path, or make the model first (see the recipe's `about`)")
+                raise PlanError(
+                    f"there is no model in {text}",
+                    where=where,
+                    why="the folder has no config.json",
+                    next="correct the path, or make the model first (see the recipe's `about`)",
+                )
             return {"path": str(folder.resolve())}
         if text.count("/") != 1:
-            raise PlanError(f'"{text}" is not a model', where=where, why="it is neither a folder nor org/name",
-                            next="write org/name[@revision], ./folder or run:RECIPE")
+            raise PlanError(
+                f'"{text}" is not a model',
+                where=where,
+                why="it is neither a folder nor org/name",
+                next="write org/name[@revision], ./folder or run:RECIPE",
+            )
         return {"ref": f"{text.split('@')[0]}@{names.commit('models', text)}"}
 
     def _reference(self, text: str, default: str, where: str) -> Input:
@@ -159,18 +188,28 @@ class Graph:
         recipe, _, place = text.removeprefix("run:").partition("#")
         stage, _, task = (place or default).partition(".")
         if recipe in self._path:
-            circle = " -> ".join([*self._path[self._path.index(recipe):], recipe])
-            raise PlanError(f"recipes refer to each other in a circle: {circle}", where=where,
-                            why="an experiment cannot wait for its own result", next="break the circle at one reference")
+            circle = " -> ".join([*self._path[self._path.index(recipe) :], recipe])
+            raise PlanError(
+                f"recipes refer to each other in a circle: {circle}",
+                where=where,
+                why="an experiment cannot wait for its own result",
+                next="break the circle at one reference",
+            )
         keys = self._referred(recipe, where)
         found = getattr(keys, stage, None) if stage in schema.STAGES else None
         if isinstance(found, dict):
             found = found.get(task) if task else next(iter(found.values()), None)
         if not found:
-            valid = [*(s for s in ("data", "train") if getattr(keys, s)),
-                     *(f"{s}.{t}" for s in ("generate", "grade") for t in getattr(keys, s))]
-            raise PlanError(f'"{text}" leads to nothing', where=where, why=f"{recipe} has: {', '.join(valid)}",
-                            next=f"write run:{recipe}#STAGE with one of these")
+            valid = [
+                *(s for s in ("data", "train") if getattr(keys, s)),
+                *(f"{s}.{t}" for s in ("generate", "grade") for t in getattr(keys, s)),
+            ]
+            raise PlanError(
+                f'"{text}" leads to nothing',
+                where=where,
+                why=f"{recipe} has: {', '.join(valid)}",
+                next=f"write run:{recipe}#STAGE with one of these",
+            )
         return _artifact(stage, found)
 
     def _referred(self, name: str, where: str) -> Keys:
@@ -207,7 +246,7 @@ def _references(value: Any) -> list[str]:
 
 
 def _portable(value: Any) -> Any:
-    """`value` without what differs between machines and names: folders of user functions and files, names of recipes."""
+    """`value` without what differs between machines and names: folders of functions and files, recipes' names."""
     if isinstance(value, dict):
         return {k: v["text"] if k == "format" else _portable(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -234,7 +273,9 @@ def _expanded(config: dict[str, Any], where: str) -> dict[str, Any]:
 def _check_names(config: dict[str, Any], where: str) -> None:
     size = config.get("size")
     if size is not None and size < 1:
-        raise RecipeError(f'"data.size" must be at least 1, not {size}', where=where, next="give a size, or null for all")
+        raise RecipeError(
+            f'"data.size" must be at least 1, not {size}', where=where, next="give a size, or null for all"
+        )
 
 
 def _format(name: str, recipe: str) -> dict[str, Any]:
@@ -251,5 +292,3 @@ def version(stage: str) -> int:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VERSION":
             return int(ast.literal_eval(node.value))
     raise AssertionError(f"{path} has no VERSION")
-
-

@@ -47,8 +47,15 @@ def shape(asked: Resources, kind: str, gpus_per_node: int) -> dict[str, Any]:
     """Resources with every `auto` decided: whole numbers for Slurm."""
     ranks = asked.ranks if asked.ranks != "auto" else max(1, asked.gpus) if kind == "train" else 1
     nodes = asked.nodes if asked.nodes != "auto" else max(1, math.ceil(asked.gpus / gpus_per_node))
-    return {"gpus": asked.gpus, "gpu": asked.gpu, "ranks": ranks, "nodes": nodes, "cpus_per_rank": asked.cpus_per_rank,
-            "memory_gib": asked.memory_gib, "hours": asked.hours}
+    return {
+        "gpus": asked.gpus,
+        "gpu": asked.gpu,
+        "ranks": ranks,
+        "nodes": nodes,
+        "cpus_per_rank": asked.cpus_per_rank,
+        "memory_gib": asked.memory_gib,
+        "hours": asked.hours,
+    }
 
 
 def jobs(stages: Iterable[Stage], gpus_per_node: int) -> list[Job]:
@@ -93,7 +100,9 @@ def arrays(made: list[Job]) -> list[Array]:
         family = [sorted(made[p].array for p in made[i].parents) for i in group]
         assert all(f == family[0] for f in family)
         if all(made[i].parents == made[group[0]].parents for i in group):
-            done.append(_array(done, made, [(n, i) for n, i in enumerate(group)], _afterok(made, made[group[0]].parents)))
+            done.append(
+                _array(done, made, [(n, i) for n, i in enumerate(group)], _afterok(made, made[group[0]].parents))
+            )
             continue
         lead = _leader(made, group)
         if lead is None:  # some job waits for two of one array: it cannot take both their indices

@@ -20,8 +20,11 @@ def show(plan: dict[str, Any], console: Console) -> None:
     for note in plan["notes"]:
         console.print(f"note: {note}", highlight=False)
     totals = plan["totals"]
-    console.print(f"{totals['runs']} runs, {totals['stages']} stages ({totals['reused']} reused, {totals['to_make']} to make) "
-                  f"in {totals['jobs']} jobs, {totals['arrays']} arrays", highlight=False)
+    console.print(
+        f"{totals['runs']} runs, {totals['stages']} stages ({totals['reused']} reused, {totals['to_make']} to make) "
+        f"in {totals['jobs']} jobs, {totals['arrays']} arrays",
+        highlight=False,
+    )
 
 
 def _runs(plan: dict[str, Any]) -> Table:
@@ -34,22 +37,36 @@ def _runs(plan: dict[str, Any]) -> Table:
 
 
 def _stages(plan: dict[str, Any]) -> Table:
-    table = Table("stage", "key", "recipe", "task", "state", "runs", "GPUs", "nodes", title="stages", title_justify="left")
+    table = Table(
+        "stage", "key", "recipe", "task", "state", "runs", "GPUs", "nodes", title="stages", title_justify="left"
+    )
     for s in plan["stages"][:SHOWN]:
         state = s["state"]
         if s["made_by"]:
             state += f" ({s['made_by']['finished'][:10]}{', other code' if s['made_by']['other_code'] else ''})"
-        table.add_row(s["stage"], s["key"], s["recipe"], s["task"] or "", state, str(s["num_runs"]), str(s["gpus"]),
-                      str(s["nodes"]))
+        table.add_row(
+            s["stage"],
+            s["key"],
+            s["recipe"],
+            s["task"] or "",
+            state,
+            str(s["num_runs"]),
+            str(s["gpus"]),
+            str(s["nodes"]),
+        )
     return _rest(table, len(plan["stages"]))
 
 
 def _arrays(plan: dict[str, Any]) -> Table:
-    table = Table("array", "jobs", "stages", "waits for", "resources", title="arrays (one sbatch each)", title_justify="left")
+    table = Table(
+        "array", "jobs", "stages", "waits for", "resources", title="arrays (one sbatch each)", title_justify="left"
+    )
     for array in plan["arrays"][:SHOWN]:
         waits = ", ".join(f"{p['type']} {p['array']}" for p in array["parents"])
         asked = " ".join(f"{k}={v}" for k, v in array["resources"].items() if v)
-        table.add_row(array["name"], str(len(array["jobs"])), str(sum(len(j["stages"]) for j in array["jobs"])), waits, asked)
+        table.add_row(
+            array["name"], str(len(array["jobs"])), str(sum(len(j["stages"]) for j in array["jobs"])), waits, asked
+        )
     return _rest(table, len(plan["arrays"]))
 
 

@@ -1,6 +1,6 @@
 """Recipe files -> resolved recipes: look-up by name, inheritance, overrides, and where each value came from.
 
-    hpc show s1_32b train.lr=2e-5
+hpc show s1_32b train.lr=2e-5
 """
 
 from __future__ import annotations
@@ -55,9 +55,12 @@ def find(name: str, kinds: Sequence[Kind]) -> Path:
             if (shelf / f"{name}.yaml").is_file():
                 return shelf / f"{name}.yaml"
     known = {p.stem for kind in kinds for shelf in shelves(kind) for p in shelf.glob("*.yaml")}
-    raise RecipeError(f'there is no {" or ".join(k.rstrip("s") for k in kinds)} called "{name}"',
-                      where=", ".join(str(s) for kind in kinds for s in shelves(kind)) or "no folder found",
-                      why=nearest(name, known), next="use one of these names, or a path to a .yaml file")
+    raise RecipeError(
+        f'there is no {" or ".join(k.rstrip("s") for k in kinds)} called "{name}"',
+        where=", ".join(str(s) for kind in kinds for s in shelves(kind)) or "no folder found",
+        why=nearest(name, known),
+        next="use one of these names, or a path to a .yaml file",
+    )
 
 
 def _path(name: str, kinds: Sequence[Kind]) -> Path:
@@ -67,9 +70,12 @@ def _path(name: str, kinds: Sequence[Kind]) -> Path:
         if (base / wanted).is_file():
             return base / wanted
     folder = wanted.parent if wanted.parent.is_dir() else Path()
-    raise RecipeError(f"there is no file {name}", where=str(Path.cwd()),
-                      why=nearest(wanted.stem, (p.stem for p in folder.glob("*.yaml"))),
-                      next="give the path of an existing .yaml file, or a bare name")
+    raise RecipeError(
+        f"there is no file {name}",
+        where=str(Path.cwd()),
+        why=nearest(wanted.stem, (p.stem for p in folder.glob("*.yaml"))),
+        next="give the path of an existing .yaml file, or a bare name",
+    )
 
 
 @cache
@@ -78,11 +84,19 @@ def _read(path: Path, stamp: tuple[int, int]) -> Tree:
     try:
         tree = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML", where=str(path), why=" ".join(str(error).split()),
-                          next="correct the file at the line above") from None
+        raise RecipeError(
+            f"{path} is not valid YAML",
+            where=str(path),
+            why=" ".join(str(error).split()),
+            next="correct the file at the line above",
+        ) from None
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path} must hold a mapping of keys", where=str(path), why=f"it holds {tree!r:.60}",
-                          next="start from a copy of a shipped recipe")
+        raise RecipeError(
+            f"{path} must hold a mapping of keys",
+            where=str(path),
+            why=f"it holds {tree!r:.60}",
+            next="start from a copy of a shipped recipe",
+        )
     absolute: Tree = _absolute(tree, path.resolve().parent)
     return absolute
 
@@ -118,8 +132,9 @@ def inherit(path: Path, below: tuple[Path, ...]) -> Loaded:
     """A recipe file merged over the one it extends, without overrides; `below` are the files that led here."""
     if path.resolve() in below:
         chain = " -> ".join(p.stem for p in (*below, path))
-        raise RecipeError(f"recipes extend each other in a circle: {chain}", where=str(path),
-                          next="remove one `extends` line")
+        raise RecipeError(
+            f"recipes extend each other in a circle: {chain}", where=str(path), next="remove one `extends` line"
+        )
     tree = read(path)
     parent = tree.pop("extends", None)
     base = Loaded(path.stem, path, {})
@@ -161,8 +176,12 @@ def put(tree: Tree, key: str, value: Any, *, where: str) -> None:
             tree[name] = {}
         tree = tree[name]
         if not isinstance(tree, dict):
-            raise RecipeError(f'"{key}" leads through "{name}", which is not a mapping', where=where,
-                              why=f"{name} is {tree!r}", next="hpc show prints the recipe's keys")
+            raise RecipeError(
+                f'"{key}" leads through "{name}", which is not a mapping',
+                where=where,
+                why=f"{name} is {tree!r}",
+                next="hpc show prints the recipe's keys",
+            )
     tree[last] = merge(tree.get(last), value)
 
 
@@ -170,12 +189,18 @@ def parse_override(text: str) -> tuple[str, Any]:
     """'train.lr=2e-5' -> ('train.lr', 2e-05); the value is read as YAML."""
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
-        raise RecipeError(f'"{text}" is not an override', where="command line", next="write key=value, as train.lr=2e-5")
+        raise RecipeError(
+            f'"{text}" is not an override', where="command line", next="write key=value, as train.lr=2e-5"
+        )
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f'the value of "{text}" is not valid YAML', where="command line",
-                          why=" ".join(str(error).split()), next="quote it: 'key=[1, 2]'") from None
+        raise RecipeError(
+            f'the value of "{text}" is not valid YAML',
+            where="command line",
+            why=" ".join(str(error).split()),
+            next="quote it: 'key=[1, 2]'",
+        ) from None
 
 
 def leaves(tree: Tree, prefix: str = "") -> list[str]:
@@ -195,14 +220,25 @@ def resolve(tree: Tree, where: str) -> Tree:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)  # type: ignore[return-value]
+        resolved: Tree = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
-        raise RecipeError("an interpolation cannot be resolved", where=where, why=str(error).splitlines()[0],
-                          next="correct the ${...} expression") from None
+        raise RecipeError(
+            "an interpolation cannot be resolved",
+            where=where,
+            why=str(error).splitlines()[0],
+            next="correct the ${...} expression",
+        ) from None
+    return resolved
 
 
-_SECTIONS: dict[str, Any] = {"data": schema.Data, "train": schema.Train, "generate": schema.Generate,
-                             "grade": schema.Grade, "seeds": schema.Seeds, "resources": schema.Placement}
+_SECTIONS: dict[str, Any] = {
+    "data": schema.Data,
+    "train": schema.Train,
+    "generate": schema.Generate,
+    "grade": schema.Grade,
+    "seeds": schema.Seeds,
+    "resources": schema.Placement,
+}
 _built: dict[tuple[str, str], Any] = {}
 
 
@@ -226,11 +262,20 @@ def build(tree: Tree, where: str) -> schema.Recipe:
 
 def _complete(recipe: schema.Recipe, where: str) -> None:
     if not recipe.model:
-        raise RecipeError('"model" is missing', where=where, why="every recipe trains or evaluates a model",
-                          next="set model: org/name, ./folder or run:RECIPE")
+        raise RecipeError(
+            '"model" is missing',
+            where=where,
+            why="every recipe trains or evaluates a model",
+            next="set model: org/name, ./folder or run:RECIPE",
+        )
     if recipe.train is not None and recipe.data is None:
-        raise RecipeError('"train" needs "data"', where=where, why="data is null", next="declare data, or set train: null")
+        raise RecipeError(
+            '"train" needs "data"', where=where, why="data is null", next="declare data, or set train: null"
+        )
     if recipe.data is not None and bool(recipe.data.source) == bool(recipe.data.mix):
-        raise RecipeError('"data" needs either "source" or "mix"', where=where,
-                          why="both are given" if recipe.data.mix else "neither is given",
-                          next="keep one; hpc show lists the keys of data")
+        raise RecipeError(
+            '"data" needs either "source" or "mix"',
+            where=where,
+            why="both are given" if recipe.data.mix else "neither is given",
+            next="keep one; hpc show lists the keys of data",
+        )

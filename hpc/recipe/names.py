@@ -1,7 +1,7 @@
 """Names of sources, filters, selections, tasks, graders and formats: looked up and checked without importing them.
 
-A name is a public function of one module (or a row of a YAML table, or a YAML file in one folder); `path/file.py:function`
-is accepted wherever a name is. Signatures are read from the syntax tree, so a login node needs no torch to be strict.
+A name is a public function of one module (or a row of a YAML table, or a YAML file in one folder), and wherever it is
+accepted so is `path/file.py:function`. Signatures are read from the syntax tree: a login node needs no torch for that.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from hpc.recipe.schema import Spec
 
 HOME = Path(__file__).parents[1]
 Group = Literal["source", "filter", "select", "grader"]
-MODULES: dict[Group, str] = {"source": "data/sources.py", "filter": "data/filters.py", "select": "data/select.py",
-                             "grader": "evals/graders.py"}
+MODULES: dict[Group, str] = {
+    "source": "data/sources.py",
+    "filter": "data/filters.py",
+    "select": "data/select.py",
+    "grader": "evals/graders.py",
+}
 SAMPLED_BYTES = 64 << 20
 """A file above this size is identified by its size and three 1 MiB windows: a 65 GB model stays a matter of seconds."""
 
@@ -35,7 +39,7 @@ def split(spec: Spec) -> tuple[str, dict[str, Any]]:
 
 
 def expand(group: Group, spec: Spec, where: str) -> dict[str, Any]:
-    """A Spec as {name, arguments}, with a row of the group's table (sources.yaml) filled in, names and keywords checked.
+    """A Spec as {name, arguments}: a row of the group's table (sources.yaml) filled in, names and keywords checked.
 
     Raises:
         RecipeError: unknown name, unknown keyword or missing file, with the valid ones.
@@ -50,13 +54,21 @@ def expand(group: Group, spec: Spec, where: str) -> dict[str, Any]:
     known = signatures(path) if path.is_file() else {}
     if function not in known:
         valid = {*signatures(HOME / MODULES[group]), *table(group)} if path == HOME / MODULES[group] else known
-        raise RecipeError(f'there is no {group} "{name}"', where=where, why=nearest(function, valid),
-                          next=f"use one of these, or path/file.py:function for a {group} of your own")
+        raise RecipeError(
+            f'there is no {group} "{name}"',
+            where=where,
+            why=nearest(function, valid),
+            next=f"use one of these, or path/file.py:function for a {group} of your own",
+        )
     keywords = known[function]
     for keyword in arguments:
         if keyword not in keywords and "**" not in keywords:
-            raise RecipeError(f'{group} "{name}" has no argument "{keyword}"', where=where,
-                              why=nearest(keyword, keywords), next=f"correct or remove {keyword}")
+            raise RecipeError(
+                f'{group} "{name}" has no argument "{keyword}"',
+                where=where,
+                why=nearest(keyword, keywords),
+                next=f"correct or remove {keyword}",
+            )
     return {"name": name, **arguments}
 
 
@@ -80,8 +92,9 @@ def signatures(path: Path) -> dict[str, frozenset[str]]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
-        raise RecipeError(f"{path} is not valid Python", where=f"{path}:{error.lineno}", why=str(error.msg),
-                          next="correct the file") from None
+        raise RecipeError(
+            f"{path} is not valid Python", where=f"{path}:{error.lineno}", why=str(error.msg), next="correct the file"
+        ) from None
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
     return {f.name: frozenset(_keywords(f.args)) for f in functions}
 
@@ -97,8 +110,12 @@ def task(spec: Spec, where: str) -> dict[str, Any]:
     tree = document("evals/tasks", name, "task", where)
     unknown = [k for k in arguments if k not in {*tree, "limit"}]
     if unknown:
-        raise RecipeError(f'task "{name}" has no argument "{unknown[0]}"', where=where,
-                          why=nearest(unknown[0], {*tree, "limit"}), next=f"correct or remove {unknown[0]}")
+        raise RecipeError(
+            f'task "{name}" has no argument "{unknown[0]}"',
+            where=where,
+            why=nearest(unknown[0], {*tree, "limit"}),
+            next=f"correct or remove {unknown[0]}",
+        )
     merged = {**tree, **arguments, "name": Path(name).stem}
     merged["source"] = expand("source", merged["source"], where)
     merged["grader"] = expand("grader", merged["grader"], where)
@@ -110,9 +127,12 @@ def document(folder: str, name: str, noun: str, where: str) -> dict[str, Any]:
     own = name.endswith((".yaml", ".yml"))
     path = Path(name).expanduser() if own else HOME / folder / f"{name}.yaml"
     if not path.is_file():
-        raise RecipeError(f'there is no {noun} "{name}"', where=where,
-                          why=nearest(Path(name).stem, (p.stem for p in (HOME / folder).glob("*.yaml"))),
-                          next=f"use one of these, or the path of a {noun} of your own (.yaml)")
+        raise RecipeError(
+            f'there is no {noun} "{name}"',
+            where=where,
+            why=nearest(Path(name).stem, (p.stem for p in (HOME / folder).glob("*.yaml"))),
+            next=f"use one of these, or the path of a {noun} of your own (.yaml)",
+        )
     return read(path)
 
 
@@ -180,7 +200,7 @@ def _file_digest(path: Path, size: int, changed: int) -> str:
     if size <= SAMPLED_BYTES:
         return files.sha256_file(path)
     windows = []
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for start in (0, size // 2, size - (1 << 20)):
             file.seek(start)
             windows.append(file.read(1 << 20).hex())

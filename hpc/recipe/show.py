@@ -46,10 +46,16 @@ def _origin(key: str, origin: dict[str, str]) -> str:
 def document(sweep: Sweep) -> dict[str, Any]:
     """The first run's recipe with origins, and every run's place on the axes, as plain JSON."""
     first = sweep.runs[0]
-    return {"name": sweep.name, "path": sweep.path, "about": sweep.about, "recipe": typed.plain(first.recipe),
-            "origin": {row.key: row.origin for row in rows(first.recipe, origins(sweep, first))},
-            "runs": [{"name": run.name, "axes": run.axes, "settings": run.settings, "seeds": run.seeds}
-                     for run in sweep.runs]}
+    return {
+        "name": sweep.name,
+        "path": sweep.path,
+        "about": sweep.about,
+        "recipe": typed.plain(first.recipe),
+        "origin": {row.key: row.origin for row in rows(first.recipe, origins(sweep, first))},
+        "runs": [
+            {"name": run.name, "axes": run.axes, "settings": run.settings, "seeds": run.seeds} for run in sweep.runs
+        ],
+    }
 
 
 def origins(sweep: Sweep, run: Run) -> dict[str, str]:
@@ -57,7 +63,7 @@ def origins(sweep: Sweep, run: Run) -> dict[str, str]:
     chosen = {}
     for key, value in run.settings.items():
         inner = [f"{key}.{k}" for k in value] if isinstance(value, dict) and "name" not in value else [key]
-        chosen.update({k: f"{sweep.path} ({run.name})" for k in inner})
+        chosen.update(dict.fromkeys(inner, f"{sweep.path} ({run.name})"))
     return {**sweep.origin, **chosen}
 
 

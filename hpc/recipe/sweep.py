@@ -1,13 +1,13 @@
 """A sweep: a recipe, axes, seeds -> runs. Plain containers only, so a thousand runs expand in a blink.
 
-    recipe: mini                       # may be overridden: hpc plan sweeps/mini.yaml recipe=other
-    seeds: {train: [0, 1]}
-    train: {epochs: 2}                 # recipe keys beside `recipe` hold for every run
-    axes:
-      generate.max_tokens: [64, 128]                      # grid over a key
-      data: {random: {select: random}, longest: {...}}    # named variants, merged into a section
-      size: {zip: {model: [a, b], train.lr: [1e-5, 2e-5]}}    # coupled values
-      budget: {when: {data: [random]}, values: {short: {generate.thinking.max: 8}}}   # only there; else left alone
+recipe: mini                       # may be overridden: hpc plan sweeps/mini.yaml recipe=other
+seeds: {train: [0, 1]}
+train: {epochs: 2}                 # recipe keys beside `recipe` hold for every run
+axes:
+  generate.max_tokens: [64, 128]                      # grid over a key
+  data: {random: {select: random}, longest: {...}}    # named variants, merged into a section
+  size: {zip: {model: [a, b], train.lr: [1e-5, 2e-5]}}    # coupled values
+  budget: {when: {data: [random]}, values: {short: {generate.thinking.max: 8}}}   # only there; else left alone
 """
 
 from __future__ import annotations
@@ -106,14 +106,15 @@ def expand(tree: Tree, name: str, path: str, overrides: Sequence[str] = ()) -> S
     return Sweep(name, path, about, base.name, runs, tree.get("report") or {}, base.origin)
 
 
-def _base(name: str, tree: Tree, changes: list[tuple[str, Any]], path: str,
-          known: dict[str, loading.Loaded]) -> loading.Loaded:
+def _base(
+    name: str, tree: Tree, changes: list[tuple[str, Any]], path: str, known: dict[str, loading.Loaded]
+) -> loading.Loaded:
     if name in known:
         return known[name]
     loaded = loading.load(name)
     common = {k: v for k, v in tree.items() if k not in (*OWN, "name")}
     loaded.tree = loading.merge(loaded.tree, common)
-    loaded.origin.update({key: path for key in loading.leaves(common)})
+    loaded.origin.update(dict.fromkeys(loading.leaves(common), path))
     loaded.origin.update({key: f"override {key}={value}" for key, value in changes})
     for key, value in changes:
         if key != "recipe":
@@ -127,8 +128,12 @@ def _axis(name: str, value: Any, path: str) -> Axis:
     if isinstance(value, dict) and "values" in value:
         unknown = set(value) - {"when", "values"}
         if unknown:
-            raise RecipeError(f'axis "{name}" has an unknown key "{sorted(unknown)[0]}"', where=f"{path}: axes.{name}",
-                              why=nearest(sorted(unknown)[0], ["when", "values"]), next="an axis has `values` and `when`")
+            raise RecipeError(
+                f'axis "{name}" has an unknown key "{sorted(unknown)[0]}"',
+                where=f"{path}: axes.{name}",
+                why=nearest(sorted(unknown)[0], ["when", "values"]),
+                next="an axis has `values` and `when`",
+            )
         when, value = _condition(value.get("when"), f"{path}: axes.{name}.when"), value["values"]
     if isinstance(value, dict) and set(value) == {"zip"}:
         options = _zipped(name, value["zip"], path)
@@ -137,16 +142,23 @@ def _axis(name: str, value: Any, path: str) -> Axis:
     elif isinstance(value, dict):
         options = [_variant(name, str(label), v, path) for label, v in value.items()]
     else:
-        raise RecipeError(f'axis "{name}" is neither a list nor a mapping', where=f"{path}: axes.{name}",
-                          why=f"it is {value!r}", next="write a list of values, or a mapping of named options")
+        raise RecipeError(
+            f'axis "{name}" is neither a list nor a mapping',
+            where=f"{path}: axes.{name}",
+            why=f"it is {value!r}",
+            next="write a list of values, or a mapping of named options",
+        )
     if not options:
         raise RecipeError(f'axis "{name}" has no values', where=f"{path}: axes.{name}", next="add values or remove it")
     labels = [option.label for option in options]
     if len(set(labels)) < len(labels):
         twice = next(x for x in labels if labels.count(x) > 1)
-        raise RecipeError(f'axis "{name}" has two options labelled "{twice}"', where=f"{path}: axes.{name}",
-                          why="a label names a run, so it must be its own",
-                          next="give the options names: {short: ..., long: ...}")
+        raise RecipeError(
+            f'axis "{name}" has two options labelled "{twice}"',
+            where=f"{path}: axes.{name}",
+            why="a label names a run, so it must be its own",
+            next="give the options names: {short: ..., long: ...}",
+        )
     return Axis(name, options, when)
 
 
@@ -162,18 +174,24 @@ def _variant(axis: str, label: str, value: Any, path: str) -> Option:
     if _is_key(axis):
         return Option(label, {axis: value}, when)
     if value is not None and not isinstance(value, dict):
-        raise RecipeError(f'"{axis}" is not a recipe key, so its option "{label}" must name keys',
-                          where=f"{path}: axes.{axis}.{label}",
-                          why=f"it is {value!r}; keys: {nearest(axis, (f.name for f in dataclasses.fields(schema.Recipe)))}",
-                          next=f"write {label}: {{train.lr: ...}}, or name the axis after a key")
+        raise RecipeError(
+            f'"{axis}" is not a recipe key, so its option "{label}" must name keys',
+            where=f"{path}: axes.{axis}.{label}",
+            why=f"it is {value!r}; keys: {nearest(axis, (f.name for f in dataclasses.fields(schema.Recipe)))}",
+            next=f"write {label}: {{train.lr: ...}}, or name the axis after a key",
+        )
     return Option(label, dict(value or {}), when)
 
 
 def _zipped(name: str, columns: Any, path: str) -> list[Option]:
     lengths = {key: len(column) for key, column in columns.items()} if isinstance(columns, dict) else {}
     if not lengths or len(set(lengths.values())) != 1:
-        raise RecipeError(f'the columns of zip axis "{name}" must be lists of one length', where=f"{path}: axes.{name}.zip",
-                          why=f"lengths: {lengths or columns!r}", next="give every key the same number of values")
+        raise RecipeError(
+            f'the columns of zip axis "{name}" must be lists of one length',
+            where=f"{path}: axes.{name}.zip",
+            why=f"lengths: {lengths or columns!r}",
+            next="give every key the same number of values",
+        )
     keys = list(columns)
     rows = zip(*columns.values(), strict=True)
     return [Option(_label(row[0]), dict(zip(keys, row, strict=True))) for row in rows]
@@ -183,8 +201,9 @@ def _condition(value: Any, where: str) -> dict[str, list[str]]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise RecipeError("`when` must map axes to labels", where=where, why=f"it is {value!r}",
-                          next="write when: {data: [s1]}")
+        raise RecipeError(
+            "`when` must map axes to labels", where=where, why=f"it is {value!r}", next="write when: {data: [s1]}"
+        )
     return {str(k): [str(x) for x in (v if isinstance(v, list) else [v])] for k, v in value.items()}
 
 
@@ -196,10 +215,12 @@ def _check_conditions(axes: list[Axis], path: str) -> None:
             valid = labels.get(other, set())
             unknown = [w for w in wanted if w not in valid]
             if other not in labels or unknown:
-                raise RecipeError(f'`when` of axis "{axis}" names an unknown {"label" if valid else "axis"}',
-                                  where=f"{path}: axes.{axis}.when",
-                                  why=nearest(unknown[0], valid) if valid else nearest(other, labels),
-                                  next="name an axis of this sweep and labels of its options")
+                raise RecipeError(
+                    f'`when` of axis "{axis}" names an unknown {"label" if valid else "axis"}',
+                    where=f"{path}: axes.{axis}.when",
+                    why=nearest(unknown[0], valid) if valid else nearest(other, labels),
+                    next="name an axis of this sweep and labels of its options",
+                )
 
 
 def _points(axes: list[Axis]) -> list[dict[str, Option]]:
@@ -217,8 +238,9 @@ def _holds(condition: dict[str, list[str]], labels: dict[str, str]) -> bool:
     return all(labels[axis] in wanted for axis, wanted in condition.items())
 
 
-def _runs(base: Tree, point: dict[str, Option], chosen: dict[str, Any], sweep: Tree, changes: list[tuple[str, Any]],
-          path: str) -> list[Run]:
+def _runs(
+    base: Tree, point: dict[str, Option], chosen: dict[str, Any], sweep: Tree, changes: list[tuple[str, Any]], path: str
+) -> list[Run]:
     where = path + "".join(f" {n}={o.label}" for n, o in point.items())
     tree = dict(base)
     for key, value in chosen.items():
@@ -242,8 +264,9 @@ def _runs(base: Tree, point: dict[str, Option], chosen: dict[str, Any], sweep: T
 def _name(alone: str, axes: dict[str, str], seeds: dict[str, int], all_seeds: schema.Seeds) -> str:
     parts = [f"{axis.rsplit('.', 1)[-1]}-{label}" for axis, label in axes.items()] or [alone]
     marks = [("d", "data"), ("s", "train"), ("g", "generate")]
-    several = [f"{mark}{seeds[stage]}" for mark, stage in marks
-               if stage == "train" or len(getattr(all_seeds, stage)) > 1]
+    several = [
+        f"{mark}{seeds[stage]}" for mark, stage in marks if stage == "train" or len(getattr(all_seeds, stage)) > 1
+    ]
     return "_".join([*parts, *several])
 
 
@@ -254,5 +277,9 @@ def _label(value: Any) -> str:
 
 def _check_some(runs: list[Run], path: str) -> None:
     if not runs:
-        raise RecipeError("the sweep has no runs", where=path, why="every point fails its conditions, or seeds are empty",
-                          next="widen `when`, or give seeds")
+        raise RecipeError(
+            "the sweep has no runs",
+            where=path,
+            why="every point fails its conditions, or seeds are empty",
+            next="widen `when`, or give seeds",
+        )

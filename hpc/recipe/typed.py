@@ -1,4 +1,4 @@
-"""Plain YAML containers -> the schema's dataclasses, with errors that name the key, the type and the nearest valid name."""
+"""Plain YAML containers -> the schema's dataclasses; errors name the key, the type and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ def build(kind: type[T], tree: dict[str, Any], *, key: str = "", where: str = ""
     """
     if not isinstance(tree, dict):
         raise _wrong(key, "a mapping", tree, where, "")
-    hints = _hints(kind)
+    hints = _hints(typing.cast(Any, kind))
     for name in tree:
         if name not in hints:
-            raise RecipeError(f'unknown key "{_dotted(key, name)}"', where=where, why=nearest(str(name), hints),
-                              next=f"hpc show lists every key with its meaning; correct or remove {name}")
+            raise RecipeError(
+                f'unknown key "{_dotted(key, name)}"',
+                where=where,
+                why=nearest(str(name), hints),
+                next=f"hpc show lists every key with its meaning; correct or remove {name}",
+            )
     docs = {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = {n: _value(hints[n], v, _dotted(key, n), where, docs[n]) for n, v in tree.items()}
     return kind(**values)
@@ -103,7 +107,7 @@ def _union(args: tuple[Any, ...], value: Any, key: str, where: str, doc: str) ->
         raise _wrong(key, " or ".join(_name(a) for a in args), value, where, doc) from None
 
 
-def _container(origin: type, args: tuple[Any, ...], value: Any, key: str, where: str, doc: str) -> Any:
+def _container(origin: Any, args: tuple[Any, ...], value: Any, key: str, where: str, doc: str) -> Any:
     if value is None:
         return origin()
     if not isinstance(value, origin):
@@ -119,9 +123,7 @@ def _scalar(hint: Any, value: Any, key: str, where: str, doc: str) -> Any:
             return float(value)  # YAML 1.1 reads 1e-5 (no dot) as text
         except ValueError:
             pass
-    elif hint is bool and isinstance(value, bool):
-        return value
-    elif hint in (int, str) and isinstance(value, hint) and not isinstance(value, bool):
+    elif hint in (int, str, bool) and type(value) is hint:  # a bool is no int here
         return value
     raise _wrong(key, _name(hint), value, where, doc)
 
@@ -135,5 +137,4 @@ def _name(hint: Any) -> str:
 
 def _wrong(key: str, wanted: str, value: Any, where: str, doc: str) -> RecipeError:
     kind = "null" if value is None else f"{value!r} ({type(value).__name__})"
-    return RecipeError(f'"{key}" must be {wanted}, not {kind}', where=where, why=doc,
-                       next=f"set {key} to {wanted}")
+    return RecipeError(f'"{key}" must be {wanted}, not {kind}', where=where, why=doc, next=f"set {key} to {wanted}")

@@ -59,6 +59,13 @@ def test_resources_of_other_shapes_are_other_arrays():
 
 def test_auto_resources_become_whole_numbers():
     assert jobs.shape(Resources(gpus=16, gpu="h100"), "train", 8) | {"gpu": ""} == {
-        "gpus": 16, "gpu": "", "ranks": 16, "nodes": 2, "cpus_per_rank": 0, "memory_gib": 0, "hours": 0}
+        "gpus": 16,
+        "gpu": "",
+        "ranks": 16,
+        "nodes": 2,
+        "cpus_per_rank": 0,
+        "memory_gib": 0,
+        "hours": 0,
+    }
     assert jobs.shape(Resources(gpus=8), "generate", 8)["ranks"] == 1
     assert jobs.shape(Resources(ranks=2, nodes=2), "train", 8)["nodes"] == 2

@@ -77,7 +77,7 @@ def test_unknown_recipe_lists_the_nearest_name(workspace):
 
 
 def test_missing_file_says_so(workspace):
-    with pytest.raises(RecipeError, match="there is no file recipes/none.yaml"):
+    with pytest.raises(RecipeError, match=r"there is no file recipes/none\.yaml"):
         load.load("recipes/none.yaml")
 
 

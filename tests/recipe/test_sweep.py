@@ -13,7 +13,14 @@ def runs(workspace, text, *overrides):
 
 def test_grid_is_the_product_of_its_lists(workspace):
     made = runs(workspace, "recipe: base\naxes: {train.lr: [1, 2], train.epochs: [3, 4, 5]}\n")
-    assert [(r.recipe.train.lr, r.recipe.train.epochs) for r in made] == [(1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5)]
+    assert [(r.recipe.train.lr, r.recipe.train.epochs) for r in made] == [
+        (1, 3),
+        (1, 4),
+        (1, 5),
+        (2, 3),
+        (2, 4),
+        (2, 5),
+    ]
     assert made[0].name == "lr-1_epochs-3_s0"
 
 
@@ -29,7 +36,10 @@ def test_zip_of_unequal_columns_is_refused(workspace):
 
 def test_variants_merge_into_the_section_they_are_named_after(workspace):
     made = runs(workspace, "recipe: base\naxes: {train: {long: {epochs: 9}, short: {epochs: 1, lr: 7}}}\n")
-    assert [(r.axes["train"], r.recipe.train.epochs, r.recipe.train.lr) for r in made] == [("long", 9, 1e-4), ("short", 1, 7)]
+    assert [(r.axes["train"], r.recipe.train.epochs, r.recipe.train.lr) for r in made] == [
+        ("long", 9, 1e-4),
+        ("short", 1, 7),
+    ]
 
 
 def test_free_axis_merges_dotted_keys(workspace):
@@ -59,7 +69,11 @@ def test_option_with_a_condition_is_left_out_elsewhere(workspace):
       train: {a: {epochs: 1}, b: {epochs: 2}}
       budget: {x: {generate.thinking.max: 8}, y: {when: {train: b}, generate.thinking.max: 9}}
     """
-    assert [r.name for r in runs(workspace, text)] == ["train-a_budget-x_s0", "train-b_budget-x_s0", "train-b_budget-y_s0"]
+    assert [r.name for r in runs(workspace, text)] == [
+        "train-a_budget-x_s0",
+        "train-b_budget-x_s0",
+        "train-b_budget-y_s0",
+    ]
 
 
 def test_condition_on_an_unknown_label_is_refused(workspace):
