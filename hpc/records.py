@@ -6,9 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Verdict = Literal[
-    "correct", "wrong", "no_answer", "truncated", "grader_error", "compile_error", "timeout", "crashed"
-]
+Verdict = Literal["correct", "wrong", "no_answer", "truncated", "grader_error", "compile_error", "timeout", "crashed"]
 """Only `correct` counts as right. Abstention is wrong and visible; a grader's failure is never correct."""
 
 

@@ -1,0 +1,61 @@
+"""Stage `grade`: a verdict on every sample of a generate artifact. Run by hpc.cluster.worker."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hpc import files
+from hpc.artifact import Work
+from hpc.errors import StageError
+from hpc.evals import lookup, pool
+from hpc.records import Graded, Question, Sample
+
+log = logging.getLogger(__name__)
+
+ERRORS_SHOWN = 5
+
+
+def run(work: Work) -> dict[str, Any]:
+    """Write out/grades.jsonl, one Graded row per sample in the order of the samples. Returns counts by verdict."""
+    items = read(Path(work.inputs["samples"]))
+    spec = dict(work.what["grader"])
+    judged = judge(spec, items, timeout_s=work.config.timeout_s, workers=work.config.workers)
+    version = lookup.version(spec["name"])
+    rows = [Graded(sample.id, sample.sample, extracted, verdict, spec["name"], version).row()
+            for (_, sample), (extracted, verdict, _) in zip(items, judged, strict=True)]
+    files.write_jsonl(work.out / "grades.jsonl", rows)
+    reasons = [(sample.id, reason) for (_, sample), (_, _, reason) in zip(items, judged, strict=True) if reason]
+    for identity, reason in reasons[:ERRORS_SHOWN]:
+        log.warning("grader_error on %s: %s", identity, reason)
+    if reasons:
+        files.write_jsonl(work.out / "errors.jsonl", ({"id": i, "reason": r} for i, r in reasons))
+    verdicts = Counter(row["verdict"] for row in rows)
+    return {"samples": len(rows), "questions": len({row["id"] for row in rows}), **dict(sorted(verdicts.items()))}
+
+
+def read(folder: Path) -> list[pool.Item]:
+    """(question, sample) pairs of a generate artifact, in the order of its samples.
+
+    Raises:
+        StageError: a sample answers a question that the artifact does not have.
+    """
+    questions = {row["id"]: Question(**row) for row in files.read_jsonl(folder / "questions.jsonl")}
+    samples = [Sample(**row) for row in files.read_jsonl(folder / "samples.jsonl")]
+    strangers = sorted({s.id for s in samples} - set(questions))
+    if strangers:
+        raise StageError(f"{len(strangers)} sampled question(s) are not in questions.jsonl", where=str(folder),
+                         why=f"first: {strangers[0]}", next=f"delete {folder} and submit again: it is rebuilt")
+    return [(questions[s.id], s) for s in samples]
+
+
+def judge(spec: dict[str, Any], items: list[pool.Item], *, timeout_s: float, workers: int
+          ) -> list[tuple[str | None, Any, str]]:
+    """Verdicts in the order of `items`: text comparison here, everything else in worker processes."""
+    if spec["name"] in lookup.CANNOT_HANG:
+        grader = lookup.resolve(spec)
+        return [pool.judge_once(grader, item) for item in items]
+    lookup.resolve(spec)  # a wrong name or argument fails here, with its list of right ones
+    return pool.judge_all(spec, items, timeout_s=timeout_s, workers=workers)
