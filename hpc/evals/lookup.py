@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hpc.errors import RecipeError, nearest
-from hpc.evals import graders
 from hpc.evals.extract import Judged
+from hpc.recipe import names
 from hpc.records import Question, Sample
 
 Grader = Callable[..., Judged]
 Bound = Callable[[Question, Sample], Judged]
 
 VERSIONS = {"choice": 1, "exact": 1, "math": 1}
-"""Raised when a grader's verdicts change; stands in every grade record."""
+"""Raised when a grader's verdicts change; stands in every grade record and enters the key of stage grade."""
 
 CANNOT_HANG = frozenset({"choice", "exact"})
 """Graders that only compare text: they run without a worker process."""
@@ -33,7 +31,7 @@ def resolve(spec: dict[str, Any]) -> Bound:
         RecipeError: no such grader, file or function, or an argument it does not take.
     """
     arguments = {key: value for key, value in spec.items() if key != "name"}
-    function = find(str(spec.get("name", "")))
+    function = names.function("grader", str(spec["name"]))
     taken = list(inspect.signature(function).parameters)[2:]
     for key in arguments:
         if key not in taken:
@@ -46,33 +44,6 @@ def resolve(spec: dict[str, Any]) -> Bound:
     return bound
 
 
-def find(name: str) -> Grader:
-    """The function called `name`, or the one that `path/file.py:function` points to."""
-    if name in VERSIONS:
-        return getattr(graders, name)  # type: ignore[no-any-return]
-    path, _, function = name.rpartition(":")
-    if not path.endswith(".py"):
-        raise RecipeError(f'there is no grader "{name}"', where="grader", why=nearest(name, VERSIONS),
-                          next="use one of these, or path/file.py:function for a grader of your own")
-    module = _module(Path(path).expanduser())
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise RecipeError(f"{path} has no function {function}", where=f"grader {name}",
-                          why=nearest(function, [n for n in vars(module) if callable(getattr(module, n))]),
-                          next="correct the name after the colon")
-    grader: Grader = found
-    return grader
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
-    if spec is None or spec.loader is None:
-        raise RecipeError(f"there is no file {path}", where="grader", next="correct the path before the colon")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def version(name: str) -> int:
     """The integer version of a grader; a user's function states its own as `function.version`, else 0."""
-    return VERSIONS[name] if name in VERSIONS else int(getattr(find(name), "version", 0))
+    return VERSIONS[name] if name in VERSIONS else int(getattr(names.function("grader", name), "version", 0))

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hpc.errors import StageError
@@ -23,15 +25,18 @@ from hpc.records import Example, Question
 LETTERS = "ABCDEFGHIJ"
 
 
-def load_questions(task: dict[str, Any]) -> list[Question]:
+def load_questions(task: dict[str, Any], inputs: Mapping[str, Path | str] | None = None) -> list[Question]:
     """The questions of a resolved task (its YAML's keys, `name` and a recipe's arguments), in the source's order.
+
+    Args:
+        inputs: artifact folder of every `run:` reference in the task's source.
 
     Raises:
         StageError: no questions, two with one id, or one without a reference.
     """
     from hpc.data import sources  # the data stage's registry: only where questions are read
 
-    questions = [_question(task, example) for example in sources.load(task["source"])]
+    questions = [_question(task, example) for example in sources.load(task["source"], inputs)]
     name, where = task.get("name", "?"), f"source {task['source']}"
     if not questions:
         raise StageError(f"task {name} has no questions", where=where,

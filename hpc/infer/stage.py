@@ -75,7 +75,7 @@ def run(work: Work) -> dict[str, Any]:
     settings: Generate = work.config
     form = read_format(work.what["format"]["text"], work.what["format"]["name"])
     _check(settings, form, work)
-    questions = load_questions(work.what["task"])
+    questions = load_questions(work.what["task"], work.inputs)
     files.write_jsonl(work.out / "questions.jsonl", (q.row() for q in questions))
     chunks = _older_chunks(work)
     reused = sum(map(len, chunks.values()))

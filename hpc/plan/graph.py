@@ -5,9 +5,7 @@ A key is the first 16 hex digits of sha256 over {stage, stage VERSION, input key
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +113,14 @@ class Graph:
         assert recipe.generate is not None
         config = typed.plain(recipe.generate)
         what = typed.plain(recipe.generate, "what")
+        thinking = _thinking(recipe.generate, name)
         for tree in (config, what):
             del tree["tasks"]
-            if tree["thinking"]["max"] == "auto":
-                tree["thinking"]["max"] = max(0, tree["max_tokens"] - tree["answer_tokens"])
+            tree["thinking"] = dict(thinking)
+        written = _format(recipe.format, name)
+        _check_thinking(thinking, written, name)
         what |= {
-            "format": _format(recipe.format, name),
+            "format": written,
             "task": {k: v for k, v in task.items() if k not in ("about", "grader")},
         }
         inputs = {"model": model, **{r: self._reference(r, "data", name) for r in _references(task["source"])}}
@@ -130,7 +130,8 @@ class Graph:
     def _grade(self, name: str, recipe: schema.Recipe, generated: str, task: dict[str, Any], where: str) -> str:
         config = typed.plain(recipe.grade)
         grader = names.expand("grader", recipe.grade.grader, where) if recipe.grade.grader else task["grader"]
-        what = {**typed.plain(recipe.grade, "what"), "grader": grader}
+        versions = names.constant(names.HOME / "evals/lookup.py", "VERSIONS")
+        what = {**typed.plain(recipe.grade, "what"), "grader": grader, "grader_version": versions.get(grader["name"], 0)}
         inputs = {"samples": _artifact("generate", generated)}
         return self._put("grade", name, task["name"], config, what, 0, False, inputs, recipe)
 
@@ -278,17 +279,38 @@ def _check_names(config: dict[str, Any], where: str) -> None:
         )
 
 
+def _thinking(generate: schema.Generate, recipe: str) -> dict[str, Any]:
+    """Limits on thinking with `auto` resolved: what the answer's share leaves of max_tokens."""
+    limits: dict[str, Any] = typed.plain(generate.thinking)
+    if limits["max"] == "auto":
+        limits["max"] = generate.max_tokens - generate.answer_tokens
+        if limits["max"] < 1:
+            raise PlanError(
+                '"generate.thinking.max: auto" leaves nothing to think with',
+                where=f"{recipe}: generate",
+                why=f"max_tokens {generate.max_tokens} - answer_tokens {generate.answer_tokens} = {limits['max']}",
+                next="raise generate.max_tokens, or lower generate.answer_tokens",
+            )
+    return limits
+
+
+def _check_thinking(limits: dict[str, Any], written: dict[str, Any], recipe: str) -> None:
+    forced = [k for k in ("max", "min", "waits") if limits[k] not in (None, 0) or (k == "max" and limits[k] == 0)]
+    if forced and written["text"].get("thinking_start") is None:
+        raise PlanError(
+            f"generate.thinking.{forced[0]} limits thinking, but the format has no thinking part",
+            where=f"{recipe}: format {written['name']}",
+            why="its thinking_start is null",
+            next="choose a format with thinking, or set generate.thinking.max: null and waits: 0",
+        )
+
+
 def _format(name: str, recipe: str) -> dict[str, Any]:
     """The format file: its text, not its name, is what a model sees."""
     document = names.document("formats", name, "format", f"{recipe}: format")
     return {"name": Path(name).stem, "text": {k: v for k, v in document.items() if k != "about"}}
 
 
-@cache
 def version(stage: str) -> int:
-    """The stage package's VERSION, read without importing it."""
-    path = names.HOME / PACKAGES[stage] / "__init__.py"
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VERSION":
-            return int(ast.literal_eval(node.value))
-    raise AssertionError(f"{path} has no VERSION")
+    """The stage package's VERSION: raised when the same settings come to mean something else."""
+    return int(names.constant(names.HOME / PACKAGES[stage] / "__init__.py", "VERSION"))

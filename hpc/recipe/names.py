@@ -7,7 +7,10 @@ accepted so is `path/file.py:function`. Signatures are read from the syntax tree
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +75,26 @@ def expand(group: Group, spec: Spec, where: str) -> dict[str, Any]:
     return {"name": name, **arguments}
 
 
+def function(group: Group, name: str) -> Callable[..., Any]:
+    """The function behind a name that `expand` has accepted. Imports its module: for workers, not for login nodes.
+
+    Raises:
+        RecipeError: the file or the function is not there.
+    """
+    path, attribute = _place(group, name)
+    if not path.is_file() or attribute not in signatures(path):
+        expand(group, name, f"{group} {name}")  # raises, with the valid names
+    if ".py:" not in name:
+        module = importlib.import_module(f"hpc.{MODULES[group].removesuffix('.py').replace('/', '.')}")
+    else:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None, path
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    found: Callable[..., Any] = getattr(module, attribute)
+    return found
+
+
 def _place(group: Group, name: str) -> tuple[Path, str]:
     if ".py:" in name:
         path, function = name.rsplit(":", 1)
@@ -97,6 +120,15 @@ def signatures(path: Path) -> dict[str, frozenset[str]]:
         ) from None
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
     return {f.name: frozenset(_keywords(f.args)) for f in functions}
+
+
+@cache
+def constant(path: Path, name: str) -> Any:
+    """The literal value of a module's constant, read without importing the module."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{path} has no {name}")
 
 
 def _keywords(arguments: ast.arguments) -> list[str]:

@@ -137,6 +137,8 @@ def test_reference_to_a_missing_recipe_or_stage_says_what_there_is(workspace):
         ("format=thinkanswer", 'did you mean "think_answer"'),
         ("model=qwen", "neither a folder nor org/name"),
         ("model=./nowhere", "there is no model in"),
+        ("generate.answer_tokens=64", "leaves nothing to think with"),
+        ("format=plain", "the format has no thinking part"),
     ],
 )
 def test_unknown_name_is_an_error_with_the_nearest(workspace, override, words):

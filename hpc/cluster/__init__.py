@@ -1,0 +1,1 @@
+"""WHERE it runs: profiles, submission, the ledger, watching jobs, and the worker that does the stages on a node."""

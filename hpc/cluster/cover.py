@@ -1,0 +1,145 @@
+"""Which artifacts of a plan are there, which will be made by jobs already submitted, and which nobody makes yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpc import artifact
+from hpc.cluster import local, queue
+from hpc.cluster.ledger import Element, Intent, Ledger, Piece, alive
+from hpc.cluster.profile import Profile
+
+Plan = dict[str, Any]
+
+
+@dataclass
+class Job:
+    """One element of an earlier submission: what it makes, what it waits for, and how it is.
+
+    `single`: a plain job, not an element of an array. `queued`: Slurm would still start it, or has.
+    """
+
+    element: Element
+    stages: list[str]
+    needs: list[str]
+    word: str
+    reason: str = ""
+    job_id: str = ""
+    single: bool = True
+    queued: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """True before it starts."""
+        return self.word in queue.WAITING or self.word == UNDECIDED
+
+    @property
+    def over(self) -> bool:
+        """True when it will not run (again)."""
+        return self.word in queue.OVER or self.word in (LOST, REPLACED, WITHDRAWN)
+
+
+UNDECIDED = "SUBMITTING"
+"""Another `hpc submit` on this host is between its intent and sbatch's answer."""
+LOST = "LOST"
+"""Slurm does not know the job any more (no accounting, or the controller lost its state)."""
+REPLACED = "REPLACED"
+"""A later submit decided that this one never reaches the queue."""
+WITHDRAWN = "WITHDRAWN"
+"""Cancelled with `hpc cancel`, or taken over by a later submit."""
+
+
+@dataclass
+class Cover:
+    """published: key -> folder. jobs: every element that was asked for a key of the plan, oldest first.
+    live: key -> the element that will make it. undecided: pieces without an answer whose submitter is dead."""
+
+    published: dict[str, Path] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
+    live: dict[str, Job] = field(default_factory=dict)
+    undecided: list[tuple[Intent, Piece]] = field(default_factory=list)
+
+    def latest(self, key: str) -> Job | None:
+        """The element that makes `key`, or the last one that was asked to."""
+        return self.live.get(key) or next((j for j in reversed(self.jobs) if key in j.stages), None)
+
+
+def look(plan: Plan, profile: Profile) -> Cover:
+    """Compare a plan with the artifacts, the ledger and the queue, as they are now.
+
+    Raises:
+        ClusterError: Slurm does not answer.
+    """
+    keys = {s["key"] for s in plan["stages"]}
+    cover = Cover(published=published(plan, profile.all_roots))
+    ledger = Ledger(profile.root)
+    concerned = [i for i in ledger.intents if any(keys & _keys(p) for p in i.pieces)]
+    pending = [i for i in concerned if any(_keys(p) & keys - cover.published.keys() for p in i.pieces)]
+    slurm = [i for i in pending if i.kind == "slurm"]
+    names = [p.job_name for i in slurm for p in i.pieces]
+    table = queue.look(names, min(i.when for i in slurm)) if slurm else {}
+    for intent in concerned:
+        for piece in intent.pieces:
+            if keys & _keys(piece):
+                _piece(cover, ledger, intent, piece, table, profile.root)
+    cover.live = _live(cover)
+    return cover
+
+
+def published(plan: Plan, roots: list[Path]) -> dict[str, Path]:
+    """The stages of a plan whose artifacts are there: key -> folder. One listing per root and stage."""
+    found: dict[str, Path] = {}
+    for root in reversed(roots):
+        for stage in {s["stage"] for s in plan["stages"]}:
+            parent = root / "artifacts" / stage
+            names = {p.name for p in parent.iterdir()} if parent.is_dir() else set()
+            for key in (s["key"] for s in plan["stages"] if s["stage"] == stage and s["key"] in names):
+                if artifact.find([root], stage, key):
+                    found[key] = parent / key
+    return found
+
+
+def _keys(piece: Piece) -> set[str]:
+    return {k for e in piece.elements.values() for k in e["stages"]}
+
+
+def _piece(cover: Cover, ledger: Ledger, intent: Intent, piece: Piece, table: queue.Table, root: Path) -> None:
+    decision = ledger.decision(intent.submission, piece.name)
+    states = local.states(root, intent.submission, piece.name, piece.elements) if intent.kind == "local" else {}
+    unknown = not any(name == piece.job_name for name, _ in table) and not states
+    if decision is None and unknown and not alive(intent.submitter):
+        cover.undecided.append((intent, piece))
+    for index, row in piece.elements.items():
+        element = (intent.submission, piece.name, index)
+        state = states.get(index) or table.get((piece.job_name, None if len(piece.elements) == 1 else index))
+        job = Job(element, row["stages"], row["needs"], LOST, single=len(piece.elements) == 1)
+        if state is not None:
+            job.word, job.reason, job.job_id, job.queued = state.word, state.reason, state.job_id, not state.over
+            if state.hopeless:
+                job.word = "CANCELLED"
+        elif decision is None and alive(intent.submitter):
+            job.word = UNDECIDED
+        if element in ledger.withdrawn and (job.waiting or job.word == LOST):
+            job.word, job.reason = WITHDRAWN, ledger.withdrawn[element]
+        elif decision is not None and "replaced" in decision:
+            job.word = REPLACED
+        cover.jobs.append(job)
+
+
+def _live(cover: Cover) -> dict[str, Job]:
+    """Keys that submitted jobs will make. A job that waits for something nobody makes will not: Slurm cancels it."""
+    live: dict[str, Job] = {}
+    left = [j for j in cover.jobs if not j.over]
+    candidates: list[Job] = []
+    while len(left) != len(candidates):
+        candidates = left
+        expected = {*cover.published, *(k for j in candidates for k in j.stages)}
+        left = [j for j in candidates if not j.waiting or expected.issuperset(j.needs)]
+    for job in candidates:
+        for key in job.stages:
+            if key not in cover.published:
+                live.setdefault(key, job)
+    return live
+

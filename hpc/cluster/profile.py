@@ -1,0 +1,147 @@
+"""A cluster described once: sbatch/profiles/NAME.yaml. `hpc submit X --on NAME` runs there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hpc.errors import ClusterError, HpcError
+from hpc.recipe import load, typed
+from hpc.recipe.schema import how
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one kind of stage asks for, where it differs from the rest of the profile."""
+
+    partition: str | None = how(None, "partition of these jobs")
+    account: str | None = how(None, "account that pays for these jobs")
+    qos: str | None = how(None, "quality of service of these jobs")
+    cpus_per_rank: int | None = how(None, "CPU cores of each rank where the recipe leaves it open")
+    memory_gib: float | None = how(None, "memory of each node in GiB where the recipe leaves it open")
+    hours: float | None = how(None, "time limit in hours where the recipe leaves it open")
+    python: str | None = how(None, "Python of these jobs, when training and vLLM live in separate environments")
+    setup: list[str] = how(list, "shell lines after the profile's own setup")
+    sbatch: dict[str, Any] = how(dict, "further sbatch options by name; true is a bare flag")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A place to run: local processes, or partitions of a Slurm cluster, with the hardware they have."""
+
+    name: str = how("", "name of the profile; the file's own name")
+    about: str = how("", "one line: which cluster this is")
+    kind: Literal["local", "slurm"] = how("slurm", "local processes, or Slurm jobs")
+    roots: list[str] = how(list, "folders for results: own first, then read-only ones; empty is $HPC_ROOT or ./runs")
+    partition: str | None = how(None, "partition; null is the cluster's default")
+    account: str | None = how(None, "account that pays; null is the user's default")
+    qos: str | None = how(None, "quality of service; null is the user's default")
+    stages: dict[str, Place] = how(dict, "what differs by kind of stage: data, train, generate, grade")
+    gpu: str = how("", "GPU type as Slurm names it (h100); empty asks for any")
+    gpus_per_node: int | None = how(None, "GPUs of one node; null counts this machine's own (local) or is 8 (slurm)")
+    gpu_flag: Literal["gpus-per-node", "gres"] = how("gpus-per-node", "the sbatch option that asks for GPUs")
+    gpu_memory_gib: float | None = how(None, "memory of one GPU in GiB, for predictions")
+    gpu_tflops: float | None = how(None, "dense bf16 peak of one GPU in TFLOP/s, for predictions")
+    node_memory_gib: float | None = how(None, "host memory of one node in GiB, for predictions")
+    usd_per_gpu_hour: float | None = how(None, "price of one GPU for one hour, for predictions")
+    cpus_per_rank: int = how(1, "CPU cores of each rank where the recipe leaves it open")
+    cpus_per_gpu: int = how(8, "CPU cores for each GPU where the recipe leaves it open")
+    memory_gib: float = how(8, "memory of each node in GiB where the recipe leaves it open")
+    hours: float = how(1, "time limit of a job in hours where the recipe leaves it open")
+    python: str = how("", "Python of the jobs; empty is the one that submits")
+    setup: list[str] = how(list, "shell lines before the job (module load ...); a line that fails ends it")
+    env: dict[str, str] = how(dict, "variables of the jobs; $NAME is expanded on the node")
+    sbatch: dict[str, Any] = how(dict, "further sbatch options by name (constraint: hbm3); true is a bare flag")
+    array_throttle: int = how(256, "most elements of one array that run at once")
+    max_array_size: int = how(1001, "Slurm's MaxArraySize: indices stay below it (scontrol show config)")
+    signal_lead_s: int = how(120, "seconds between the warning signal and the time limit: 1.5 x save time + a step")
+    max_restarts: int = how(50, "requeues after which a job gives up instead of asking for another")
+    max_parallel: int | None = how(None, "local: cores that jobs may take together; null is all of this machine")
+
+    @property
+    def root(self) -> Path:
+        """The folder that this user writes into."""
+        return self.all_roots[0]
+
+    @property
+    def all_roots(self) -> list[Path]:
+        """Own folder first, then the shared ones that are only read; absolute."""
+        names = self.roots or [os.environ.get("HPC_ROOT", "") or "runs"]
+        return [Path(os.path.expandvars(n)).expanduser().absolute() for n in names]
+
+    @property
+    def node_gpus(self) -> int:
+        """GPUs of one node."""
+        if self.gpus_per_node is not None:
+            return self.gpus_per_node
+        return len(list(Path("/dev").glob("nvidia[0-9]*"))) if self.kind == "local" else 8
+
+    @property
+    def cores(self) -> int:
+        """Cores that local jobs may take together."""
+        return self.max_parallel or len(os.sched_getaffinity(0))
+
+    def place(self, kind: str) -> Place:
+        """Settings of one kind of stage, the profile's own where it says nothing."""
+        special = self.stages.get(kind, Place())
+        common = {n: getattr(self, n) for n in ("partition", "account", "qos", "cpus_per_rank", "memory_gib", "hours")}
+        chosen = {n: v if getattr(special, n) is None else getattr(special, n) for n, v in common.items()}
+        python = special.python or self.python or sys.executable
+        return Place(**chosen, python=python, setup=[*self.setup, *special.setup],
+                     sbatch={**self.sbatch, **special.sbatch})
+
+    def resources(self, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """The plan's resources of a job with every open one filled in.
+
+        Raises:
+            ClusterError: more GPUs per node than this profile has.
+        """
+        place, nodes = self.place(kind), int(asked["nodes"])
+        gpus = math.ceil(int(asked["gpus"]) / nodes)
+        if gpus > self.node_gpus:
+            raise ClusterError(
+                f"a {kind} job asks for {gpus} GPU(s) on a node", where=f"resources.{kind}, profile {self.name}",
+                why=f"a node of {self.name} has {self.node_gpus} GPU(s)" + _no_gpu(self),
+                next=f"choose another profile with --on, or set resources.{kind}.gpus=0 to run on CPUs")
+        ranks_per_node = max(1, math.ceil(int(asked["ranks"]) / nodes))
+        open_cpus = self.cpus_per_gpu * gpus // ranks_per_node if gpus else place.cpus_per_rank
+        return {"gpus": int(asked["gpus"]), "gpus_per_node": gpus, "gpu": asked.get("gpu") or self.gpu, "nodes": nodes,
+                "ranks": int(asked["ranks"]), "ranks_per_node": ranks_per_node,
+                "cpus_per_rank": int(asked.get("cpus_per_rank") or 0) or max(1, open_cpus or 1),
+                "memory_gib": float(asked.get("memory_gib") or 0) or place.memory_gib,
+                "hours": float(asked.get("hours") or 0) or place.hours}
+
+
+def _no_gpu(profile: Profile) -> str:
+    return "; no /dev/nvidia* on this machine" if profile.kind == "local" and not profile.node_gpus else ""
+
+
+def find_profile(name: str = "", **changes: Any) -> Profile:
+    """The profile called `name` (./sbatch/profiles, $HPC_PATH, the package's own), or the default one.
+
+    Args:
+        changes: fields to replace, such as roots=["/scratch/me"].
+
+    Raises:
+        ClusterError: no such profile, an unknown key or a wrong type; the message lists the valid ones.
+    """
+    name = name or default_profile()
+    try:
+        path = load.find(name, ["profiles"])
+        profile = typed.build(Profile, load.read(path), where=str(path))
+    except HpcError as error:
+        raise ClusterError(error.what, where=error.where, why=error.why,
+                           next="give a profile from the list above with --on, or copy sbatch/profiles/slurm.yaml and "
+                                "edit it; hpc/cluster/profile.py explains every key") from None
+    return dataclasses.replace(profile, name=path.stem, **changes)
+
+
+def default_profile() -> str:
+    """`local` where no Slurm client is installed, else `slurm`."""
+    return "slurm" if shutil.which("sbatch") and shutil.which("squeue") else "local"

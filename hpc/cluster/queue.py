@@ -1,0 +1,165 @@
+"""What Slurm says about our jobs: one squeue and at most one sacct, however many jobs; every call with a time-out.
+
+Jobs are found by their unique names, never by id alone: a controller that lost its state gives ids twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hpc.errors import ClusterError
+
+TIMEOUT_S = 30.0
+"""Slurm clients wait for ever when munge is down."""
+
+WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+ACTIVE = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE",
+        "PREEMPTED", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
+
+SQUEUE = "%i|%F|%K|%T|%r|%V|%j"
+SACCT = "JobID,State,ExitCode,Submit,Reason,JobName"
+
+OUTER = re.compile(r"SLURM_(?!CONF$|CLUSTERS$|TIME_FORMAT$)|SLURMD_|SRUN_|PMI")
+"""Variables of a job that we may be inside of: a new submission must not inherit them."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What Slurm says about one job: its word verbatim, why it waits, its id (17 or 17_3), when it was submitted."""
+
+    word: str
+    reason: str
+    job_id: str
+    submitted: str
+    exit: str = ""
+
+    @property
+    def over(self) -> bool:
+        """True for the states that Slurm documents as final. An unknown word is never final."""
+        return self.word in OVER
+
+    @property
+    def waiting(self) -> bool:
+        """True before a job starts (again)."""
+        return self.word in WAITING
+
+    @property
+    def hopeless(self) -> bool:
+        """True for a job whose dependency can no longer be met: Slurm is about to cancel it."""
+        return self.waiting and self.reason == "DependencyNeverSatisfied"
+
+
+Table = dict[tuple[str, int | None], State]
+"""(job name, array index; None for a plain job) -> state."""
+
+
+def look(names: Iterable[str], since: float) -> Table:
+    """States of the jobs called `names`, submitted after `since` (seconds since the epoch).
+
+    Raises:
+        ClusterError: squeue does not answer. (Without accounting, jobs that left the queue are simply not there.)
+    """
+    wanted = set(names)
+    table = parse_squeue(run(["squeue", "--me", "-h", "-r", "-t", "all", "-o", SQUEUE]), wanted) if wanted else {}
+    missing = wanted - {name for name, _ in table}
+    if missing or any(not s.over for s in table.values()):
+        return table if not missing else {**history(missing, since), **table}
+    return table
+
+
+def history(names: set[str], since: float) -> Table:
+    """States by accounting; empty where Slurm keeps none, or where the data base is down."""
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 86400))
+    fields = ["--name", ",".join(sorted(names)), "--starttime", start, "--format", SACCT]
+    try:
+        return parse_sacct(run(["sacct", "-D", "-X", "-P", "-n", *fields]), names)
+    except ClusterError:
+        return {}
+
+
+def parse_squeue(text: str, names: set[str]) -> Table:
+    """Lines of SQUEUE fields -> states of the jobs called `names`; the newest submission of a name counts."""
+    rows = [line.split("|", 6) for line in text.splitlines() if line.count("|") >= 6]
+    found: Table = {}
+    for job, base, index, word, reason, submitted, name in rows:
+        if name in names:
+            own = f"{base}_{index}" if index.isdigit() else job
+            _keep(found, (name, int(index) if index.isdigit() else None), State(word, reason, own, submitted))
+    return found
+
+
+def parse_sacct(text: str, names: set[str]) -> Table:
+    """Lines of SACCT fields -> states; of a requeued job's records the newest counts."""
+    rows = [line.split("|", 5) for line in text.splitlines() if line.count("|") >= 5]
+    found: Table = {}
+    for job, word, code, submitted, reason, name in rows:
+        for index in _indices(job) if name in names else []:
+            _keep(found, (name, index), State(word.split()[0], reason, job, submitted, code))
+    return found
+
+
+def _keep(found: Table, key: tuple[str, int | None], state: State) -> None:
+    if key not in found or found[key].submitted <= state.submitted:
+        found[key] = state
+
+
+def _indices(job: str) -> list[int | None]:
+    """Array indices in a job id of sacct: 17 -> [None], 17_3 -> [3], 17_[3-5,8%2] -> [3, 4, 5, 8]."""
+    _, _, part = job.partition("_")
+    if not part:
+        return [None]
+    found: list[int | None] = []
+    for piece in part.strip("[]").split("%")[0].split(","):
+        first, _, last = piece.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without the variables of a job that we may be inside of."""
+    return {n: v for n, v in os.environ.items() if not OUTER.match(n)}
+
+
+def run(command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> str:
+    """The output of a Slurm command.
+
+    Raises:
+        ClusterError: not installed, no answer in time, or refused; with Slurm's own text.
+    """
+    shown = " ".join(command[:6])
+    try:
+        done = subprocess.run(list(command), capture_output=True, text=True, timeout=timeout_s, env=clean_environment())
+    except FileNotFoundError:
+        raise no_slurm(command[0]) from None
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"{command[0]} did not answer in {timeout_s:.0f} s", where=shown,
+                           why="the controller or munge is down, or overloaded",
+                           next="try again in a minute; `scontrol ping` shows whether the controller is up") from None
+    if done.returncode:
+        raise ClusterError(f"{command[0]} failed", where=shown, why=done.stderr.strip() or f"exit {done.returncode}",
+                           next="try again in a minute; if it stays, ask the cluster's staff with the text above")
+    return done.stdout
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """scancel; a job that is over already is no error."""
+    if not job_ids:
+        return
+    try:
+        run(["scancel", *job_ids])
+    except ClusterError as error:
+        if "Invalid job id" not in error.why and "already completing or completed" not in error.why:
+            raise
+
+
+def no_slurm(command: str) -> ClusterError:
+    """The error for a machine without Slurm's clients."""
+    return ClusterError("there is no Slurm on this machine", where=f"{command} is not in PATH",
+                        why="the profile says kind: slurm",
+                        next="run on a login node of your cluster, or use --on local to run here")

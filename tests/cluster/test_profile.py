@@ -1,0 +1,83 @@
+"""Profiles: look-up, inheritance by kind of stage, resources, and errors that a newcomer can act on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc.cluster.profile import default_profile, find_profile
+from hpc.errors import ClusterError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_an_unknown_profile_lists_those_that_are_there():
+    with pytest.raises(ClusterError) as caught:
+        find_profile("slrum")
+    assert 'did you mean "slurm"?' in caught.value.why and "h100x8" in caught.value.why
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path):
+    with pytest.raises(ClusterError) as caught:
+        find_profile(write(tmp_path, "kind: slurm\npartion: gpu\n"))
+    assert 'did you mean "partition"?' in caught.value.why and "mine.yaml" in caught.value.where
+
+
+def test_a_wrong_type_names_key_and_type(tmp_path):
+    with pytest.raises(ClusterError, match='"stages.train.hours" must be a number'):
+        find_profile(write(tmp_path, "stages: {train: {hours: [1]}}\n"))
+
+
+def test_a_kind_of_stage_overrides_the_rest(tmp_path):
+    profile = find_profile(write(tmp_path, "partition: gpu\nsetup: [a]\nsbatch: {constraint: x}\nstages:\n"
+                                           "  grade: {partition: cpu, setup: [b], sbatch: {nice: 5}, python: /v/python}\n"))
+    grade, train = profile.place("grade"), profile.place("train")
+    assert (grade.partition, grade.setup, grade.sbatch) == ("cpu", ["a", "b"], {"constraint": "x", "nice": 5})
+    assert (train.partition, train.setup, train.sbatch) == ("gpu", ["a"], {"constraint": "x"})
+    assert (grade.python, train.python) == ("/v/python", sys.executable)
+
+
+def test_gpus_are_spread_over_nodes_and_cores_follow_them():
+    profile = find_profile("h100x16")
+    found = profile.resources("train", {"gpus": 16, "gpu": "", "nodes": 2, "ranks": 16, "cpus_per_rank": 0})
+    assert (found["gpus_per_node"], found["ranks_per_node"], found["cpus_per_rank"], found["gpu"]) == (8, 8, 12, "h100")
+
+
+def test_more_gpus_than_a_node_has_are_refused_with_a_way_out():
+    with pytest.raises(ClusterError, match="16 GPU") as caught:
+        find_profile("h100x8").resources("train", {"gpus": 16, "nodes": 1, "ranks": 16})
+    assert "8 GPU" in caught.value.why and "--on" in caught.value.next
+
+
+def test_the_root_is_the_profile_or_the_environment_or_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPC_ROOT", raising=False)
+    assert find_profile("local").root == tmp_path / "runs"
+    monkeypatch.setenv("HPC_ROOT", "/scratch/x")
+    assert find_profile("local").root == Path("/scratch/x")
+    shared = find_profile("local", roots=["$HPC_ROOT/mine", "/lab"]).all_roots
+    assert shared == [Path("/scratch/x/mine"), Path("/lab")]
+
+
+def test_local_is_the_default_where_no_slurm_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert default_profile() == "local"
+    for name in ("sbatch", "squeue"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert default_profile() == "slurm"
+
+
+def test_the_login_side_imports_nothing_heavy():
+    code = ("import sys\nfrom hpc.cluster import cover, ledger, local, pieces, profile, queue, script, status, submit\n"
+            "heavy = {'torch', 'transformers', 'deepspeed', 'vllm', 'wandb', 'datasets', 'pandas', 'submitit'}\n"
+            "print(sorted(heavy & set(sys.modules)))")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
+                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert found.stdout.strip() == "[]"

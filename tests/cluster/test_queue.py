@@ -1,0 +1,95 @@
+"""Slurm's answers: fixed fields, every kind of id, unknown words, silence."""
+
+import os
+
+import pytest
+
+from hpc.cluster import queue
+from hpc.cluster.queue import State, look, parse_sacct, parse_squeue
+from hpc.errors import ClusterError
+
+
+def test_squeue_lines_of_arrays_and_plain_jobs():
+    text = ("12|12|N/A|RUNNING|None|2026-11-22T02:00:00|one\n"
+            "15_3|13|3|PENDING|Dependency|2026-11-22T02:00:00|many\n"
+            "99|99|N/A|RUNNING|None|2026-11-22T02:00:00|some|one|else\n")
+    assert parse_squeue(text, {"one", "many"}) == {
+        ("one", None): State("RUNNING", "None", "12", "2026-11-22T02:00:00"),
+        ("many", 3): State("PENDING", "Dependency", "13_3", "2026-11-22T02:00:00")}
+
+
+def test_sacct_keeps_the_newest_record_and_expands_waiting_arrays():
+    text = ("17|NODE_FAIL|0:0|2026-11-22T02:00:00|None|one\n17|COMPLETED|0:0|2026-11-22T02:05:00|None|one\n"
+            "18_[2-3,7%2]|CANCELLED by 0|0:0|2026-11-22T02:00:00|Dependency|many\n18_1|TIMEOUT|0:0|T|None|many\n")
+    found = parse_sacct(text, {"one", "many"})
+    assert found[("one", None)].word == "COMPLETED"
+    assert {i for n, i in found if n == "many"} == {1, 2, 3, 7}
+    assert found[("many", 7)].word == "CANCELLED" and found[("many", 1)].over
+
+
+@pytest.mark.parametrize("word", ["SUSPENDED", "CONFIGURING", "COMPLETING", "SOMETHING_NEW", "REQUEUE_HOLD"])
+def test_only_documented_ends_are_ends(word):
+    state = State(word, "", "1", "")
+    assert not state.over and state.word == word
+
+
+def test_a_job_whose_parent_failed_is_hopeless():
+    assert State("PENDING", "DependencyNeverSatisfied", "1", "").hopeless
+    assert not State("PENDING", "Dependency", "1", "").hopeless
+
+
+def test_one_squeue_and_one_sacct_whatever_the_number_of_jobs(monkeypatch):
+    calls = []
+
+    def run(command, **options):
+        calls.append(command)
+        return "" if command[0] == "sacct" else "1|1|N/A|RUNNING|None|T|n0\n"
+
+    monkeypatch.setattr(queue, "run", run)
+    look([f"n{i}" for i in range(50)], 1e9)
+    assert [c[0] for c in calls] == ["squeue", "sacct"]
+    assert "--starttime" in calls[1] and {"-D", "-P", "-n"} <= set(calls[1])
+
+
+def test_without_accounting_what_left_the_queue_is_simply_not_there(monkeypatch):
+    def run(command, **options):
+        if command[0] == "sacct":
+            raise ClusterError("sacct failed", why="Slurm accounting storage is disabled", next="x")
+        return ""
+
+    monkeypatch.setattr(queue, "run", run)
+    assert look(["a"], 1e9) == {}
+
+
+def shim(tmp_path, monkeypatch, name, text):
+    (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+    (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+def test_a_silent_command_is_an_error_with_a_time(tmp_path, monkeypatch):
+    shim(tmp_path, monkeypatch, "squeue", "sleep 20")
+    with pytest.raises(ClusterError, match="did not answer in 0 s"):
+        queue.run(["squeue"], timeout_s=0.3)
+
+
+def test_a_failing_command_shows_slurms_words(tmp_path, monkeypatch):
+    shim(tmp_path, monkeypatch, "squeue", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1")
+    with pytest.raises(ClusterError) as caught:
+        queue.run(["squeue"])
+    assert "Unable to contact" in caught.value.why
+
+
+def test_no_slurm_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="no Slurm") as caught:
+        queue.run(["squeue"])
+    assert "--on local" in caught.value.next
+
+
+def test_variables_of_an_outer_job_do_not_reach_a_new_one(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK", "SLURM_CONF", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "x")
+    kept = queue.clean_environment()
+    assert "SLURM_CONF" in kept and "SBATCH_ACCOUNT" in kept
+    assert not {"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK"} & kept.keys()

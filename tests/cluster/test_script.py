@@ -1,0 +1,61 @@
+"""The text of sbatch scripts. After a wanted change: `HPC_GOLDEN=write pytest tests/cluster/test_script.py`."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hpc.cluster import script
+from hpc.cluster.profile import find_profile
+from hpc.cluster.submit import texts
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def same(name, text):
+    path = GOLDEN / name
+    if os.environ.get("HPC_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("kind", script.KINDS)
+def test_the_scripts_in_sbatch_are_what_the_function_writes(kind):
+    shipped = Path(__file__).parents[2] / "sbatch" / f"{kind}.sbatch"
+    assert shipped.read_text() == script.plain(kind, find_profile("slurm")), "python -m hpc.cluster.script"
+
+
+def test_a_train_array_on_two_nodes(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text("kind: slurm\npartition: gpu\naccount: lab\nqos: high\ngpu: h100\ngpu_flag: gres\nmemory_gib: 1800\n"
+                    "cpus_per_gpu: 12\nhours: 24\npython: /env/bin/python\nsetup: [module load cuda/12.9]\n"
+                    "env: {HF_HOME: $SCRATCH/hf}\nsbatch: {constraint: hbm3, exclusive: true}\narray_throttle: 4\n")
+    profile = find_profile(str(path))
+    resources = profile.resources("train", {"gpus": 16, "nodes": 2, "ranks": 16})
+    chosen = script.parameters("train", resources, profile, job_name="s1.train-0.1a2b3c4d", indices=[0, 1, 2, 7],
+                               dependency="aftercorr:17")
+    line = script.command("/env/bin/python", "/runs/jobs/x/train-0.json")
+    same("train.sbatch", script.sbatch_text(chosen, Path("/runs/logs/x/train-0"), line))
+
+
+def test_a_plain_grade_job():
+    profile = find_profile("slurm", python="/env/bin/python")
+    resources = profile.resources("grade", {"gpus": 0, "nodes": 1, "ranks": 1, "cpus_per_rank": 4, "hours": 0.25})
+    chosen = script.parameters("grade", resources, profile, job_name="s1.grade-0.1a2b3c4d")
+    line = script.command("/env/bin/python", "/runs/a b/grade-0.json", "--index", "0")
+    same("grade.sbatch", script.sbatch_text(chosen, Path("/runs/logs/x/grade-0"), line))
+
+
+def test_index_ranges():
+    assert script.ranges([0]) == "0"
+    assert script.ranges([5, 0, 1, 2]) == "0-2,5"
+    assert script.ranges([1, 3, 5, 6]) == "1,3,5-6"
+
+
+def test_plan_shows_the_texts_without_touching_anything(toys, tmp_path):
+    plan = toys().job("train-0", 0, ("a", [], {})).job("train-0", 1, ("b", [], {}))
+    plan.job("grade-0", 0, ("c", ["a"], {})).job("grade-0", 1, ("d", ["b"], {}))
+    found = texts(plan.document(), find_profile("slurm", roots=[str(tmp_path / "root")]))
+    assert "--array=0-1%256" in found[0] and "--dependency=aftercorr:ID_OF_train-0" in found[1]
+    assert not (tmp_path / "root").exists()
