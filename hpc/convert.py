@@ -25,7 +25,7 @@ def convert(gguf: Path, folder: Path) -> None:
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         _save(gguf, unfinished)
-        os.rename(unfinished, folder)
+        unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

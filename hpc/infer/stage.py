@@ -20,9 +20,10 @@ from typing import Any
 from hpc import files
 from hpc.artifact import Work
 from hpc.errors import StageError
+from hpc.formats import Format, read_format
 from hpc.infer import VERSION
 from hpc.infer.engine import Engine, Setup, open_engine
-from hpc.infer.prompts import Format, prompt_ids, read_format
+from hpc.infer.prompts import prompt_ids
 from hpc.infer.thinking import Path, Rules, complete, derive_seed, make_rules
 from hpc.recipe.schema import Generate
 from hpc.records import Question, Sample
@@ -73,7 +74,7 @@ def run(work: Work) -> dict[str, Any]:
     from hpc.evals.tasks import load_questions
 
     settings: Generate = work.config
-    form = read_format(work.what["format"]["text"], work.what["format"]["name"])
+    form = read_format(**work.what["format"])
     _check(settings, form, work)
     questions = load_questions(work.what["task"], work.inputs)
     files.write_jsonl(work.out / "questions.jsonl", (q.row() for q in questions))

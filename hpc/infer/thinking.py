@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hpc.errors import StageError
+from hpc.formats import Format
 from hpc.infer.engine import Completion, Engine, Request
-from hpc.infer.prompts import Format
 from hpc.infer.vocabulary import Vocabulary
 from hpc.recipe.schema import Generate
 

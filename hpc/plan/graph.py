@@ -131,7 +131,8 @@ class Graph:
         config = typed.plain(recipe.grade)
         grader = names.expand("grader", recipe.grade.grader, where) if recipe.grade.grader else task["grader"]
         versions = names.constant(names.HOME / "evals/lookup.py", "VERSIONS")
-        what = {**typed.plain(recipe.grade, "what"), "grader": grader, "grader_version": versions.get(grader["name"], 0)}
+        graded = {"grader": grader, "grader_version": versions.get(grader["name"], 0)}
+        what = {**typed.plain(recipe.grade, "what"), **graded}
         inputs = {"samples": _artifact("generate", generated)}
         return self._put("grade", name, task["name"], config, what, 0, False, inputs, recipe)
 

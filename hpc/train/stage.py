@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc.artifact import Work
+from hpc.formats import read_format
 from hpc.recipe.schema import Train
 from hpc.train import ranks, text
 from hpc.train.batches import Batches
@@ -56,7 +57,7 @@ def _render(
     tokenizer = text.load_tokenizer(model)
     examples = text.read_examples(Path(work.inputs["data"]) / "examples.jsonl")
     rows, counts = text.render_all(
-        examples, tokenizer, work.what["format"]["text"],
+        examples, tokenizer, read_format(**work.what["format"]),
         max_tokens=work.config.max_tokens, overlong=work.config.overlong,
     )
     return tokenizer, rows, counts

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hpc import files
 from hpc.errors import StageError
+from hpc.formats import Format, completion_text, prompt_text
 from hpc.records import Example
 
 if TYPE_CHECKING:
@@ -77,29 +78,10 @@ def read_examples(path: Path) -> Iterator[Example]:
         yield Example(**row)
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, form: dict[str, Any], question: str) -> str:
-    """What the model reads: the chat template of (system, question), ending where its own turn begins."""
-    messages = [{"role": "user", "content": question}]
-    if form.get("system") is not None:
-        messages.insert(0, {"role": "system", "content": form["system"]})
-    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-
-
-def completion_text(form: dict[str, Any], example: Example, end: str) -> str:
-    """What the model learns to write: thinking and answer in the format's delimiters, and the end of its turn."""
-    answer, prefix = example.answer.strip(), form.get("answer_prefix") or ""
-    if prefix.strip() not in answer:
-        answer = prefix + answer
-    if form.get("thinking_start") is None:
-        return answer + end
-    thinking = example.thinking.strip()
-    return f"{form['thinking_start']}{thinking}{form.get('thinking_end') or ''}{answer}{end}"
-
-
 def render_all(
     examples: Iterable[Example],
     tokenizer: PreTrainedTokenizerBase,
-    form: dict[str, Any],
+    form: Format,
     *,
     max_tokens: int,
     overlong: Literal["drop", "cut"],
@@ -114,11 +96,12 @@ def render_all(
         StageError: nothing is left to train on.
     """
     listed = list(examples)
-    end = form.get("end") or tokenizer.eos_token
-    prompts = _tokenize(tokenizer, [prompt_text(tokenizer, form, e.question) for e in listed])
-    completions = _tokenize(tokenizer, [completion_text(form, e, end) for e in listed])
+    end = form.end or str(tokenizer.eos_token)
+    opened = [prompt_text(tokenizer, e.question, form) for e in listed]
+    prompts = _tokenize(tokenizer, [text for text, _ in opened])
+    completions = [start + completion_text(form, e, end) for (_, start), e in zip(opened, listed, strict=True)]
     rows, num_cut, longest = [], 0, 0
-    for example, prompt, completion in zip(listed, prompts, completions, strict=True):
+    for example, prompt, completion in zip(listed, prompts, _tokenize(tokenizer, completions), strict=True):
         ids = prompt + completion
         longest = max(longest, len(ids))
         if len(ids) > max_tokens and (overlong == "drop" or len(prompt) >= max_tokens):

@@ -14,8 +14,9 @@ import yaml
 
 import hpc
 from hpc.errors import StageError
+from hpc.formats import read_format
 from hpc.infer.engine import Engine, Request, Setup, close_engines, open_engine
-from hpc.infer.prompts import prompt_ids, read_format
+from hpc.infer.prompts import prompt_ids
 from hpc.infer.thinking import Path, complete, derive_seed, make_rules
 from hpc.recipe.schema import Generate, Thinking
 

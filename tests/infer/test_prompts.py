@@ -10,7 +10,8 @@ import yaml
 
 import hpc
 from hpc.errors import StageError
-from hpc.infer.prompts import Format, prompt_ids, prompt_text, read_format
+from hpc.formats import Format, prompt_text, read_format
+from hpc.infer.prompts import prompt_ids
 
 FORMATS = Path(hpc.__file__).parent / "formats"
 THINK = Format(thinking_start="<|im_start|>think\n", thinking_stop=["<|im_start|>"],

@@ -12,8 +12,8 @@ import yaml
 
 import hpc
 from hpc.errors import StageError
+from hpc.formats import Format, read_format
 from hpc.infer.engine import Completion, Request
-from hpc.infer.prompts import Format, read_format
 from hpc.infer.scripted import ScriptedEngine
 from hpc.infer.thinking import Path, complete, derive_seed, make_rules
 from hpc.recipe.schema import Generate, Thinking

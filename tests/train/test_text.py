@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from hpc.errors import StageError
+from hpc.formats import read_format
 from hpc.records import Example
 from hpc.train import text
 
 S1_FORM = {
     "system": None, "thinking_start": "<|im_start|>think\n", "thinking_end": "\n<|im_start|>answer\n",
-    "answer_prefix": "Answer: ", "end": "<|im_end|>",
+    "thinking_stop": ["<|im_start|>"], "answer_prefix": "Answer: ", "end": "<|im_end|>",
 }
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 S1_TEXT = """<|im_start|>system
@@ -46,7 +47,7 @@ def example(**changes: str) -> Example:
 
 def render(tokenizer: Any, *examples: Example, form: dict[str, Any] = S1_FORM, max_tokens: int = 4096,
            overlong: Any = "cut") -> tuple[list[text.Rendered], dict[str, int]]:
-    return text.render_all(examples, tokenizer, form, max_tokens=max_tokens, overlong=overlong)
+    return text.render_all(examples, tokenizer, read_format(form, "test"), max_tokens=max_tokens, overlong=overlong)
 
 
 def test_s1_text_is_byte_for_byte_that_of_its_training_set(qwen: Any) -> None:
