@@ -12,12 +12,6 @@ import pytest
 TOYS = Path(__file__).parent / "toys"
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slurm: needs Slurm's daemons and root (real Slurm on this machine)")
-    config.addinivalue_line("markers", "vllm: needs vLLM")
-    config.addinivalue_line("markers", "proof: long repetitions, part of `make proof`")
-
-
 def why_no_slurm():
     """Why a real Slurm cannot be brought up here; empty if it can."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"

@@ -54,12 +54,16 @@ WITHDRAWN = "WITHDRAWN"
 @dataclass
 class Cover:
     """published: key -> folder. jobs: every element that was asked for a key of the plan, oldest first.
-    live: key -> the element that will make it. undecided: pieces without an answer whose submitter is dead."""
+
+    live: key -> the element that will make it. undecided: pieces without an answer whose submitter is dead.
+    submissions: all that the ledger held.
+    """
 
     published: dict[str, Path] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     live: dict[str, Job] = field(default_factory=dict)
     undecided: list[tuple[Intent, Piece]] = field(default_factory=list)
+    submissions: set[str] = field(default_factory=set)
 
     def latest(self, key: str) -> Job | None:
         """The element that makes `key`, or the last one that was asked to."""
@@ -75,6 +79,7 @@ def look(plan: Plan, profile: Profile) -> Cover:
     keys = {s["key"] for s in plan["stages"]}
     cover = Cover(published=published(plan, profile.all_roots))
     ledger = Ledger(profile.root)
+    cover.submissions = {i.submission for i in ledger.intents}
     concerned = [i for i in ledger.intents if any(keys & _keys(p) for p in i.pieces)]
     pending = [i for i in concerned if any(_keys(p) & keys - cover.published.keys() for p in i.pieces)]
     slurm = [i for i in pending if i.kind == "slurm"]
@@ -124,7 +129,9 @@ def _piece(cover: Cover, ledger: Ledger, intent: Intent, piece: Piece, table: qu
         if element in ledger.withdrawn and (job.waiting or job.word == LOST):
             job.word, job.reason = WITHDRAWN, ledger.withdrawn[element]
         elif decision is not None and "replaced" in decision:
-            job.word = REPLACED
+            job.word, job.reason = REPLACED, decision["replaced"]
+        elif job.word == LOST and decision is None:
+            job.word, job.reason = REPLACED, "hpc submit was interrupted before sbatch answered; submit again"
         cover.jobs.append(job)
 
 

@@ -25,7 +25,7 @@ OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FA
 SQUEUE = "%i|%F|%K|%T|%r|%V|%j"
 SACCT = "JobID,State,ExitCode,Submit,Reason,JobName"
 
-OUTER = re.compile(r"SLURM_(?!CONF$|CLUSTERS$|TIME_FORMAT$)|SLURMD_|SRUN_|PMI")
+OUTER = re.compile(r"SLURM_(?!CONF$|CLUSTERS$|TIME_FORMAT$)|SLURMD_|SRUN_|PMI|HPC_RUNNER")
 """Variables of a job that we may be inside of: a new submission must not inherit them."""
 
 

@@ -119,10 +119,9 @@ def _live_or_over(job: Job, attempt: Path | None, said: str) -> dict[str, Any]:
 
 
 def _failure(attempt: Path | None) -> dict[str, Any]:
-    """The failure of the lowest rank that wrote one."""
-    found = sorted(attempt.glob("failure*.json")) if attempt else []
-    row: dict[str, Any] = files.read_json(found[0]) if found else {}
-    return row
+    """The failure of the rank that failed first: the others' are its consequences."""
+    rows: list[dict[str, Any]] = [files.read_json(p) for p in attempt.glob("failure*.json")] if attempt else []
+    return min(rows, key=lambda r: r["at"], default={})
 
 
 def progress(attempt: Path | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ in between would leave jobs that wait a minute for a pickle and die. The worker 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 import time
@@ -23,6 +24,8 @@ from hpc.cluster.ledger import Intent, Ledger, Piece
 from hpc.cluster.profile import Profile
 from hpc.errors import ClusterError
 
+ROUNDS = 8
+"""How often a submit steps back before another that began at the same moment."""
 SBATCH_S = 120
 """An sbatch that has not answered by then is given up; if its jobs come all the same, they register themselves."""
 
@@ -60,18 +63,22 @@ def submit(plan: Plan, profile: Profile, *, dry_run: bool = False) -> Submission
     """
     if profile.kind == "slurm" and not dry_run and not shutil.which("sbatch"):
         raise queue.no_slurm("sbatch")
-    cover = _settled(plan, profile, dry_run)
-    submission = ledgers.new_submission()
-    result = Submission(plan["name"], submission, profile.name, dry_run, len(cover.published), len(cover.live))
-    groups = pieces.group(pieces.todo(plan, profile, cover), submission, cover, profile.max_array_size)
-    if not groups:
-        return result
-    if not dry_run:
-        _take_over(cover, groups, profile)
-    rows = [_write(plan, profile, submission, g) for g in groups]
-    send = _local if profile.kind == "local" else _slurm
-    send(result, plan, profile, groups, rows, cover)
-    return result
+    for _ in range(ROUNDS):
+        cover = _settled(plan, profile, dry_run)
+        submission = ledgers.new_submission()
+        result = Submission(plan["name"], submission, profile.name, dry_run, len(cover.published), len(cover.live))
+        groups = pieces.group(pieces.todo(plan, profile, cover), submission, cover, profile.max_array_size)
+        if not groups:
+            return result
+        rows = [_write(plan, profile, submission, g) for g in groups]
+        if dry_run or _announce(Intent(submission, plan["name"], profile.name, profile.kind, rows), profile, cover):
+            if not dry_run:
+                _take_over(cover, groups, profile)
+            send = _local if profile.kind == "local" else _slurm
+            send(result, profile, groups, rows, cover)
+            return result
+        time.sleep(random.uniform(0.2, 2.0))  # two that met must not meet again
+    raise _busy(profile, f"{ROUNDS} times another one began at the same moment")
 
 
 def texts(plan: Plan, profile: Profile) -> list[str]:
@@ -92,13 +99,32 @@ def _settled(plan: Plan, profile: Profile, dry_run: bool, *, patience_s: float =
         cover = look(plan, profile)
         if any(j.word == UNDECIDED for j in cover.jobs):
             if time.monotonic() > end:
-                raise ClusterError("another `hpc submit` of these stages is still at work",
-                                   where=str(profile.root / "ledger"),
-                                   why=f"sbatch has not answered it for {patience_s:.0f} s",
-                                   next="wait for it, or stop it; then hpc submit again: nothing is submitted twice")
-            time.sleep(0.5)
+                raise _busy(profile, f"sbatch has not answered it for {patience_s:.0f} s")
+            time.sleep(2.0)
         elif dry_run or not cover.undecided or not _replace(cover, profile):
             return cover
+
+
+def _busy(profile: Profile, why: str) -> ClusterError:
+    return ClusterError("another `hpc submit` of these stages is at work", where=str(profile.root / "ledger"), why=why,
+                        next="wait for it, or stop it; then hpc submit again: nothing is submitted twice")
+
+
+def _announce(intent: Intent, profile: Profile, cover: Cover) -> bool:
+    """Write the intent, then look whether another submit of these stages has done so since `cover`; if so, step back.
+
+    Of two that write at once, at least one sees the other. (On a file system that shows names late, none may: then two
+    jobs make the same artifact, and one of them is discarded at publication.)
+    """
+    Ledger(profile.root).intend(intent)
+    keys = {k for p in intent.pieces for e in p.elements.values() for k in e["stages"]}
+    ledger = Ledger(profile.root)
+    fresh = [i for i in ledger.intents if i.submission not in {*cover.submissions, intent.submission}]
+    rivals = [p for i in fresh for p in i.pieces if any(keys & set(e["stages"]) for e in p.elements.values())
+              and "replaced" not in (ledger.decision(i.submission, p.name) or {})]
+    for piece in intent.pieces if rivals else []:
+        ledger.decide(intent.submission, piece.name, {"replaced": "it stepped back for another submit"})
+    return not rivals
 
 
 def _replace(cover: Cover, profile: Profile) -> bool:
@@ -155,43 +181,46 @@ def _folder(profile: Profile, submission: str) -> Path:
     return profile.root / "jobs" / submission
 
 
-def _local(result: Submission, plan: Plan, profile: Profile, groups: list[pieces.Piece], rows: list[Piece],
-           cover: Cover) -> None:
+def _local(result: Submission, profile: Profile, groups: list[pieces.Piece], rows: list[Piece], cover: Cover) -> None:
     folder = _folder(profile, result.submission)
     files.write_json(folder / "submission.json", {"root": str(profile.root), "cores": profile.cores,
                                                   "gpus": profile.node_gpus, "pieces": [g.name for g in groups]})
     for group, row in zip(groups, rows, strict=True):
         result.arrays.append(_row(group, row, ""))
-    if result.dry_run:
-        return
-    Ledger(profile.root).intend(Intent(result.submission, plan["name"], profile.name, "local", rows))
-    local.launch(folder)
-
-
-def _slurm(result: Submission, plan: Plan, profile: Profile, groups: list[pieces.Piece], rows: list[Piece],
-           cover: Cover) -> None:
-    ledger = Ledger(profile.root)
-    ids = {j.element[:2]: j.job_id.partition("_")[0] for j in cover.jobs if j.job_id}
     if not result.dry_run:
-        ledger.intend(Intent(result.submission, plan["name"], profile.name, "slurm", rows))
+        local.launch(folder)
+
+
+def _slurm(result: Submission, profile: Profile, groups: list[pieces.Piece], rows: list[Piece], cover: Cover) -> None:
+    ids = {j.element[:2]: j.job_id.partition("_")[0] for j in cover.jobs if j.job_id}
     for number, (group, row) in enumerate(zip(groups, rows, strict=True)):
         dependency = _dependency(group, ids)
         text = _text(profile, result.submission, group, dependency, row)
-        entry = {**_row(group, row, text), "dependency": dependency}
+        result.arrays.append({**_row(group, row, text), "dependency": dependency})
         if not result.dry_run:
-            try:
-                entry["job_id"] = _sbatch(profile, result.submission, group, dependency, row)
-            except ClusterError:
-                for rest in rows[number:]:
-                    ledger.decide(result.submission, rest.name, {"replaced": "sbatch refused"})
-                raise
-            standing = ledger.decide(result.submission, row.name, {"job_id": entry["job_id"]})
-            if "replaced" in standing:
-                queue.cancel([entry["job_id"]])
-                raise ClusterError("another `hpc submit` has taken over", where=row.job_name, why=standing["replaced"],
-                                   next="hpc status shows what runs; submit again if something is missing")
-        ids[(result.submission, group.name)] = entry.get("job_id", f"ID_OF_{group.name}")
-        result.arrays.append(entry)
+            job_id = _send(profile, result.submission, group, dependency, rows[number:])
+            ids[(result.submission, group.name)] = result.arrays[-1]["job_id"] = job_id
+
+
+def _send(profile: Profile, submission: str, group: pieces.Piece, dependency: str, rows: list[Piece]) -> str:
+    """sbatch for the first of `rows`, the pieces that are left; its id goes into the ledger. Refused, it ends them all.
+
+    Raises:
+        ClusterError: sbatch refused, or another submit has replaced this piece meanwhile (the job is cancelled).
+    """
+    ledger = Ledger(profile.root)
+    try:
+        job_id = _sbatch(profile, submission, group, dependency, rows[0])
+    except ClusterError:
+        for rest in rows:
+            ledger.decide(submission, rest.name, {"replaced": "sbatch refused"})
+        raise
+    standing = ledger.decide(submission, rows[0].name, {"job_id": job_id})
+    if "replaced" in standing:
+        queue.cancel([job_id])
+        raise ClusterError("another `hpc submit` has taken over", where=rows[0].job_name, why=standing["replaced"],
+                           next="hpc status shows what runs; submit again if something is missing")
+    return job_id
 
 
 def _row(group: pieces.Piece, row: Piece, text: str) -> dict[str, Any]:

@@ -147,7 +147,8 @@ def requeue(shift: Shift) -> int:
     if shift.restart >= shift.document["max_restarts"]:
         print(f"hpc: interrupted after {shift.restart} restarts: giving up (max_restarts of the profile)", flush=True)
         return 1
-    _report(shift, "requeued")
+    if shift.rank == 0:
+        _report(shift, "requeued")
     if "SLURM_JOB_ID" not in os.environ:
         return RESTART
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
@@ -221,6 +222,8 @@ def follow(shift: Shift) -> int:
                 function(spec["stage"])(_work(shift, spec, attempt))
     except Superseded:
         return 0
+    except Interrupted:  # outside the train loop: rank 0 may wait for this rank, so it must not go silently
+        return requeue(shift)
     except _interrupts():
         return 0
     except Exception as error:  # noqa: BLE001 - the outermost frame of this rank

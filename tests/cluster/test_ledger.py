@@ -1,7 +1,6 @@
 """The ledger: facts are written once, whoever comes first."""
 
 import json
-import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +13,7 @@ def test_of_many_deciders_one_wins_and_all_see_it(tmp_path):
         found = list(pool.map(lambda i: ledger.decide("S", "train-0", {"job_id": str(i)}), range(32)))
     assert len({f["job_id"] for f in found}) == 1
     assert ledger.decision("S", "train-0")["job_id"] == found[0]["job_id"]
-    assert not [n for n in os.listdir(ledger.folder) if n.startswith(".")]
+    assert not list(ledger.folder.glob(".*"))
 
 
 def test_a_fact_is_never_changed(tmp_path):

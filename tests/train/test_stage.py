@@ -22,7 +22,7 @@ RANK = Path(__file__).with_name("rank.py")
 HOME = RANK.parents[2]
 SETTINGS = {"lr": 0.01, "epochs": 1, "batch_size": 6, "micro_batch": 2, "dtype": "fp32", "init": "random",
             "schedule": "cosine", "warmup_ratio": 0.1, "log_every_steps": 1, "max_tokens": 128}
-FORM = {"thinking_start": "<think>", "thinking_end": "</think>", "answer_prefix": "", "end": None}
+FORM = {"thinking_start": "<think>", "thinking_end": "</think>", "thinking_stop": ["</think>"], "answer_prefix": "", "end": None}
 NUM_STEPS = 8
 
 
