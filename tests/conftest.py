@@ -47,7 +47,7 @@ class ToyPlan:
                 "what": {"name": name}, "seed": 0, "state": "new",
                 "inputs": {n: {"stage": self.stages[n]["stage"], "key": self.stages[n]["key"]} for n in inputs},
             }
-        resources = {"gpus": gpus, "gpu": "", "nodes": nodes, "ranks": ranks, "cpus_per_rank": 1, "memory_gib": 1.0,
+        resources = {"gpus": gpus, "gpu": "", "nodes": nodes, "ranks": ranks, "cpus_per_rank": 1, "memory_gib": 0,
                      "hours": 0.1}
         self.jobs.setdefault(array, []).append({
             "kind": kind, "stages": [self.stages[s[0]]["key"] for s in stages], "resources": resources,

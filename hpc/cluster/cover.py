@@ -83,8 +83,9 @@ def look(plan: Plan, profile: Profile) -> Cover:
     concerned = [i for i in ledger.intents if any(keys & _keys(p) for p in i.pieces)]
     pending = [i for i in concerned if any(_keys(p) & keys - cover.published.keys() for p in i.pieces)]
     slurm = [i for i in pending if i.kind == "slurm"]
-    names = [p.job_name for i in slurm for p in i.pieces]
-    table = queue.look(names, min(i.when for i in slurm)) if slurm else {}
+    wanted = [(p.job_name, _slurm_index(p, index)) for i in slurm for p in i.pieces for index, row in p.elements.items()
+              if keys & set(row["stages"]) - cover.published.keys()]
+    table = queue.look(wanted, min(i.when for i in slurm)) if slurm else {}
     for intent in concerned:
         for piece in intent.pieces:
             if keys & _keys(piece):
@@ -106,6 +107,11 @@ def published(plan: Plan, roots: list[Path]) -> dict[str, Path]:
     return found
 
 
+def _slurm_index(piece: Piece, index: int) -> int | None:
+    """A piece of one element is a plain job, which has no index in Slurm."""
+    return index if len(piece.elements) > 1 else None
+
+
 def _keys(piece: Piece) -> set[str]:
     return {k for e in piece.elements.values() for k in e["stages"]}
 
@@ -118,7 +124,7 @@ def _piece(cover: Cover, ledger: Ledger, intent: Intent, piece: Piece, table: qu
         cover.undecided.append((intent, piece))
     for index, row in piece.elements.items():
         element = (intent.submission, piece.name, index)
-        state = states.get(index) or table.get((piece.job_name, None if len(piece.elements) == 1 else index))
+        state = states.get(index) or table.get((piece.job_name, _slurm_index(piece, index)))
         job = Job(element, row["stages"], row["needs"], LOST, single=len(piece.elements) == 1)
         if state is not None:
             job.word, job.reason, job.job_id, job.queued = state.word, state.reason, state.job_id, not state.over

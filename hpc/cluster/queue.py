@@ -59,18 +59,18 @@ Table = dict[tuple[str, int | None], State]
 """(job name, array index; None for a plain job) -> state."""
 
 
-def look(names: Iterable[str], since: float) -> Table:
-    """States of the jobs called `names`, submitted after `since` (seconds since the epoch).
+def look(wanted: Iterable[tuple[str, int | None]], since: float) -> Table:
+    """States of the jobs (name, array index) that are `wanted`, submitted after `since` (seconds since the epoch).
 
     Raises:
         ClusterError: squeue does not answer. (Without accounting, jobs that left the queue are simply not there.)
     """
-    wanted = set(names)
-    table = parse_squeue(run(["squeue", "--me", "-h", "-r", "-t", "all", "-o", SQUEUE]), wanted) if wanted else {}
-    missing = wanted - {name for name, _ in table}
-    if missing or any(not s.over for s in table.values()):
-        return table if not missing else {**history(missing, since), **table}
-    return table
+    jobs = set(wanted)
+    if not jobs:
+        return {}
+    table = parse_squeue(run(["squeue", "--me", "-h", "-r", "-t", "all", "-o", SQUEUE]), {name for name, _ in jobs})
+    missing = {name for name, _ in jobs - table.keys()}
+    return {**history(missing, since), **table} if missing else table
 
 
 def history(names: set[str], since: float) -> Table:

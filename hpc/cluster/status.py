@@ -108,9 +108,9 @@ def _live_or_over(job: Job, attempt: Path | None, said: str) -> dict[str, Any]:
     if job.waiting:
         return {"state": "pending", "reason": "sbatch has not answered" if job.word == UNDECIDED else job.reason}
     if not job.over:  # also a word of Slurm's that we do not know: never taken for finished
-        state = "running" if attempt else "pending"
-        return {"state": state, "reason": job.word if job.word != "RUNNING" else "" if attempt else "its job is at "
-                "an earlier stage", **progress(attempt)}
+        if attempt is None:
+            return {"state": "pending", "reason": "its job has started and has not come to it yet"}
+        return {"state": "running", "reason": job.word.replace("RUNNING", ""), **progress(attempt)}
     if job.word in ("CANCELLED", WITHDRAWN, REPLACED, "DEADLINE", "REVOKED"):
         return {"state": "cancelled", "reason": job.reason or job.word}
     reasons = {LOST: "Slurm no longer knows the job", "COMPLETED": UNSEEN}

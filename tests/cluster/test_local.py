@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
+from hpc import files
 from hpc.cluster.ledger import _start
 from hpc.cluster.profile import find_profile
 from hpc.cluster.status import cancel, logs, status, wait
@@ -104,6 +107,22 @@ def test_a_killed_runner_takes_its_jobs_along_and_submit_resumes(toys, here, att
     assert submit(plan.document(), here).jobs == 4
     assert wait(plan.document(), here, poll_s=0.1, timeout_s=30)["totals"] == {"published": 5}
     assert attempts_of(plan, here.root)["base"] == (2, 1)
+
+
+@pytest.mark.parametrize("moment", [0.15, 0.3, 0.6])
+def test_a_killed_submit_is_finished_by_the_next_one(toys, here, tmp_path, attempts_of, moment):
+    plan = diamond(toys)
+    files.write_json(tmp_path / "plan.json", plan.document())
+    code = ("import sys\nfrom pathlib import Path\nfrom hpc import files\nfrom hpc.cluster import profile, submit\n"
+            "here = profile.find_profile('local', roots=[sys.argv[1]], max_parallel=2)\n"
+            "submit.submit(files.read_json(Path(sys.argv[2])), here)")
+    one = subprocess.Popen([sys.executable, "-c", code, str(here.root), str(tmp_path / "plan.json")])
+    time.sleep(moment)
+    one.kill()
+    one.wait()
+    submit(plan.document(), here)
+    assert wait(plan.document(), here, poll_s=0.1, timeout_s=30)["totals"] == {"published": 5}
+    assert set(attempts_of(plan, here.root).values()) == {(1, 1)}
 
 
 def test_cancel_stops_jobs_and_submit_starts_them_again(toys, here):

@@ -46,7 +46,7 @@ def test_one_squeue_and_one_sacct_whatever_the_number_of_jobs(monkeypatch):
         return "" if command[0] == "sacct" else "1|1|N/A|RUNNING|None|T|n0\n"
 
     monkeypatch.setattr(queue, "run", run)
-    look([f"n{i}" for i in range(50)], 1e9)
+    look([(f"n{i}", None) for i in range(50)], 1e9)
     assert [c[0] for c in calls] == ["squeue", "sacct"]
     assert "--starttime" in calls[1] and {"-D", "-P", "-n"} <= set(calls[1])
 
@@ -58,7 +58,15 @@ def test_without_accounting_what_left_the_queue_is_simply_not_there(monkeypatch)
         return ""
 
     monkeypatch.setattr(queue, "run", run)
-    assert look(["a"], 1e9) == {}
+    assert look([("a", None)], 1e9) == {}
+
+
+def test_elements_that_left_the_queue_before_their_neighbours_are_looked_up(monkeypatch):
+    def run(command, **options):
+        return "7_1|COMPLETED|0:0|T|None|a\n" if command[0] == "sacct" else "7_2|7|2|RUNNING|None|T|a\n"
+
+    monkeypatch.setattr(queue, "run", run)
+    assert {i: s.word for (_, i), s in look([("a", 1), ("a", 2)], 1e9).items()} == {1: "COMPLETED", 2: "RUNNING"}
 
 
 def shim(tmp_path, monkeypatch, name, text):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,15 @@ def test_ranks_on_two_nodes_meet_in_one_attempt(toys, there, attempts_of):
     assert {p.name: p.read_text() for p in work.glob("rank*")} == {f"rank{i}": "4" for i in range(4)}
 
 
+def test_torch_ranks_on_two_nodes_find_each_other(toys, there, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    plan = toys("torch").job("train-0", 0, ("sum", [], {}), ranks=4, nodes=2, kind="gather")
+    submit(plan.document(), replace(there, memory_gib=4))
+    assert finish(plan, there)["totals"] == {"published": 1}
+    row = json.loads((there.root / "artifacts/gather" / plan.key("sum") / "result.json").read_text())
+    assert row == {"total": 10, "hosts": ["cpu-01", "cpu-01", "cpu-02", "cpu-02"], "omp": "1"}
+
+
 @pytest.mark.parametrize("signal", ["USR2", "TERM"])
 def test_a_warned_job_requeues_itself_and_finishes_later(toys, there, slurm, attempts_of, signal):
     plan = toys(f"warned{signal}").job("train-0", 0, ("long", [], {"seconds": 0.2, "steps": 15}))
@@ -141,8 +151,6 @@ def test_cancel_ends_waiting_and_running_jobs(toys, there):
 
 
 def test_a_refused_job_shows_the_words_of_sbatch_and_leaves_nothing_in_doubt(toys, there):
-    from dataclasses import replace
-
     plan = toys("refused").job("train-0", 0, ("a", [], {}))
     with pytest.raises(ClusterError, match="refused") as caught:
         submit(plan.document(), replace(there, partition="nowhere"))
