@@ -68,14 +68,27 @@ def collect(plan: dict[str, Any], roots: Sequence[Path]) -> Results:
             rows.append({**where, **{a: run["axes"].get(a, "") for a in axes}, **_seeds(run), **row})
             questions += [{**where, **q} for q in per_question]
     frame = pandas.DataFrame(rows, columns=None if rows else ["run", "task"])
-    return Results(plan.get("name", ""), plan.get("about", ""), axes, frame, pandas.DataFrame(questions), missing,
-                   [_provenance(spec, roots) for spec in plan["stages"]], plan["runs"], list(plan.get("notes") or []))
+    return Results(
+        plan.get("name", ""),
+        plan.get("about", ""),
+        axes,
+        frame,
+        pandas.DataFrame(questions),
+        missing,
+        [_provenance(spec, roots) for spec in plan["stages"]],
+        plan["runs"],
+        list(plan.get("notes") or []),
+    )
 
 
 def _absent(run: dict[str, Any], task: str, key: str, roots: Sequence[Path]) -> str:
     """Why the grades of a task are not there, or an empty text."""
-    chain = [("data", run["stages"].get("data")), ("train", run["stages"].get("train")),
-             ("generate", run["stages"]["generate"].get(task)), ("grade", key)]
+    chain = [
+        ("data", run["stages"].get("data")),
+        ("train", run["stages"].get("train")),
+        ("generate", run["stages"]["generate"].get(task)),
+        ("grade", key),
+    ]
     absent = [f"{stage} {k}" for stage, k in chain if k and not artifact.find(roots, stage, k)]
     if not artifact.find(roots, "grade", key):
         return f"not finished: {absent[0]} is not published"
@@ -94,8 +107,9 @@ def _seeds(run: dict[str, Any]) -> dict[str, int]:
     return {f"seed_{stage}": int((run.get("seeds") or {}).get(stage, 0)) for stage in SEEDS}
 
 
-def _measure(roots: Sequence[Path], generated: str, graded: str, spec: dict[str, Any]
-             ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _measure(
+    roots: Sequence[Path], generated: str, graded: str, spec: dict[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The row of one grade artifact, and its questions."""
     folder, grade_folder = artifact.find(roots, "generate", generated), artifact.find(roots, "grade", graded)
     assert folder and grade_folder
@@ -106,18 +120,27 @@ def _measure(roots: Sequence[Path], generated: str, graded: str, spec: dict[str,
     per_question = _per_question(grades, samples)
     interval = stats.wilson(sum(q["score"] for q in per_question), len(per_question)) if per_question else None
     listed = [samples[g["id"], g["sample"]] for g in grades]
-    share = {v: _percent(sum(g["verdict"] == v for g in grades), len(grades))
-             for v in ("truncated", "no_answer", "grader_error")}
-    row = {"num_questions": len(per_question), "num_samples": len(grades),
-           "num_correct": sum(g["verdict"] == "correct" for g in grades),
-           "accuracy": 100 * interval.value if interval else None, "lo": 100 * interval.lo if interval else None,
-           "hi": 100 * interval.hi if interval else None,
-           "thinking_tokens": _mean([s["thinking_tokens"] for s in listed]),
-           "answer_tokens": _mean([s["answer_tokens"] for s in listed]),
-           "waits": _mean([sum(e["type"] == "wait" for e in s["events"]) for s in listed]),
-           "cut": _percent(sum(s["thinking_finish"] == "cut" for s in listed), len(listed)), **share,
-           "waits_asked": int(thinking.get("waits") or 0), "min_thinking": int(thinking.get("min") or 0),
-           "max_thinking": thinking.get("max"), "publish": bool((what.get("task") or {}).get("publish", True))}
+    share = {
+        v: _percent(sum(g["verdict"] == v for g in grades), len(grades))
+        for v in ("truncated", "no_answer", "grader_error")
+    }
+    row = {
+        "num_questions": len(per_question),
+        "num_samples": len(grades),
+        "num_correct": sum(g["verdict"] == "correct" for g in grades),
+        "accuracy": 100 * interval.value if interval else None,
+        "lo": 100 * interval.lo if interval else None,
+        "hi": 100 * interval.hi if interval else None,
+        "thinking_tokens": _mean([s["thinking_tokens"] for s in listed]),
+        "answer_tokens": _mean([s["answer_tokens"] for s in listed]),
+        "waits": _mean([sum(e["type"] == "wait" for e in s["events"]) for s in listed]),
+        "cut": _percent(sum(s["thinking_finish"] == "cut" for s in listed), len(listed)),
+        **share,
+        "waits_asked": int(thinking.get("waits") or 0),
+        "min_thinking": int(thinking.get("min") or 0),
+        "max_thinking": thinking.get("max"),
+        "publish": bool((what.get("task") or {}).get("publish", True)),
+    }
     return row, per_question
 
 
@@ -125,19 +148,32 @@ def _per_question(grades: list[dict[str, Any]], samples: dict[tuple[str, int], d
     by_id: dict[str, list[dict[str, Any]]] = {}
     for grade in grades:
         by_id.setdefault(grade["id"], []).append(grade)
-    return [{"id": i, "score": sum(g["verdict"] == "correct" for g in listed) / len(listed),
-             "verdicts": " ".join(g["verdict"] for g in listed),
-             "thinking_tokens": _mean([samples[i, g["sample"]]["thinking_tokens"] for g in listed])}
-            for i, listed in by_id.items()]
+    return [
+        {
+            "id": i,
+            "score": sum(g["verdict"] == "correct" for g in listed) / len(listed),
+            "verdicts": " ".join(g["verdict"] for g in listed),
+            "thinking_tokens": _mean([samples[i, g["sample"]]["thinking_tokens"] for g in listed]),
+        }
+        for i, listed in by_id.items()
+    ]
 
 
 def _provenance(spec: dict[str, Any], roots: Sequence[Path]) -> dict[str, Any]:
     folder = artifact.find(roots, spec["stage"], spec["key"])
     done = files.read_json(folder / "DONE") if folder else {}
-    return {"stage": spec["stage"], "key": spec["key"], "recipe": spec["recipe"], "task": spec.get("task") or "",
-            "state": "published" if folder else "missing", "finished": done.get("finished", ""),
-            "attempt": done.get("attempt"), "code": (done.get("code") or {}).get("digest", ""),
-            "version": (done.get("code") or {}).get("version", ""), "seed": spec.get("seed")}
+    return {
+        "stage": spec["stage"],
+        "key": spec["key"],
+        "recipe": spec["recipe"],
+        "task": spec.get("task") or "",
+        "state": "published" if folder else "missing",
+        "finished": done.get("finished", ""),
+        "attempt": done.get("attempt"),
+        "code": (done.get("code") or {}).get("digest", ""),
+        "version": (done.get("code") or {}).get("version", ""),
+        "seed": spec.get("seed"),
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -14,8 +14,10 @@ from hpc.evals import stats
 
 WILSON = "Accuracy in %, with the 95 % Wilson interval over questions."
 ONE_SEED = "One training seed per row: what another seed would give is not inside these intervals."
-PAIRED = ("Differences in percentage points, with the 95 % percentile interval of a paired bootstrap over the same "
-          "questions (10,000 resamples), as in s1's Table 2.")
+PAIRED = (
+    "Differences in percentage points, with the 95 % percentile interval of a paired bootstrap over the same "
+    "questions (10,000 resamples), as in s1's Table 2."
+)
 
 
 def accuracy(results: Results, entry: dict[str, Any], published: Sequence[Published] = ()) -> Table:
@@ -39,9 +41,12 @@ def paired(results: Results, entry: dict[str, Any], published: Sequence[Publishe
     """Every point a row: its accuracy, and its difference to the point with the reference label (s1, Table 2)."""
     axis, reference = entry.get("axis"), entry.get("reference")
     if not axis or not reference:
-        raise RecipeError("a paired table needs an axis and a reference", where=f"report: {entry.get('title')}",
-                          why=f"axis: {axis!r}, reference: {reference!r}",
-                          next="write {kind: paired, axis: data, reference: s1}")
+        raise RecipeError(
+            "a paired table needs an axis and a reference",
+            where=f"report: {entry.get('title')}",
+            why=f"axis: {axis!r}, reference: {reference!r}",
+            next="write {kind: paired, axis: data, reference: s1}",
+        )
     listed = points(results, entry)
     everyone = points(results, {k: v for k, v in entry.items() if k != "values"})
     axes, tasks = varying(listed, results.axes, entry), _tasks(results, entry)
@@ -70,15 +75,25 @@ def paired(results: Results, entry: dict[str, Any], published: Sequence[Publishe
 
 def health(results: Results) -> Table:
     """Every (run, task): how much it thought, and how often it was cut, truncated, silent, or not gradable."""
-    names = {"num_questions": "questions", "num_samples": "samples", "thinking_tokens": "thinking tokens",
-             "answer_tokens": "answer tokens", "waits": "waits", "cut": "cut %", "truncated": "truncated %",
-             "no_answer": "no answer %", "grader_error": "grader error %"}
+    names = {
+        "num_questions": "questions",
+        "num_samples": "samples",
+        "thinking_tokens": "thinking tokens",
+        "answer_tokens": "answer tokens",
+        "waits": "waits",
+        "cut": "cut %",
+        "truncated": "truncated %",
+        "no_answer": "no answer %",
+        "grader_error": "grader error %",
+    }
     rows: list[dict[str, Cell]] = []
     for record in results.rows.to_dict("records"):
         row: dict[str, Cell] = {"run": str(record["run"]), "task": str(record["task"])}
         rows.append(row | {shown: _number(record[name]) for name, shown in names.items()})
-    notes = ["Tokens and waits are means per sample. Truncated: no answer because the length limit ended the "
-             "completion. Truncated, silent and ungradable samples count as wrong."]
+    notes = [
+        "Tokens and waits are means per sample. Truncated: no answer because the length limit ended the "
+        "completion. Truncated, silent and ungradable samples count as wrong."
+    ]
     hidden = sorted(set(results.rows.loc[~results.rows["publish"], "task"])) if rows else []
     if hidden:
         notes.append(f"{', '.join(hidden)}: its text is not published; only ids and verdicts leave the artifacts.")
@@ -87,15 +102,21 @@ def health(results: Results) -> Table:
 
 def missing(results: Results) -> Table:
     """What the plan promises and the artifacts do not have."""
-    return Table("Missing results", [dict(row) for row in results.missing],
-                 ["hpc submit the sweep again: it makes what is missing, and nothing else."])
+    return Table(
+        "Missing results",
+        [dict(row) for row in results.missing],
+        ["hpc submit the sweep again: it makes what is missing, and nothing else."],
+    )
 
 
 def provenance(results: Results) -> Table:
-    """Every stage: its key, and which code published it when."""
-    columns = ("stage", "recipe", "task", "key", "state", "seed", "attempt", "code", "finished")
-    return Table("Stages", [{c: stage[c] for c in columns} for stage in results.stages],
-                 ["code: digest of the package's Python files that published the stage. It is not part of the key."])
+    """Every stage: its key, and which code published it."""
+    columns = ("stage", "recipe", "task", "key", "state", "seed", "code")
+    return Table(
+        "Stages",
+        [{c: stage[c] for c in columns} for stage in results.stages],
+        ["code: digest of the package's Python files that published the stage. It is not part of the key."],
+    )
 
 
 def _labels(point: Point, axes: Sequence[str]) -> dict[str, Cell]:
@@ -166,11 +187,16 @@ def _notes(listed: Sequence[Point], tasks: Sequence[str], results: Results, entr
     if trained and all(point.train_seeds == 1 for point in listed):
         notes.append(ONE_SEED)
     elif any(len(point.runs) > 1 for point in listed):
-        notes.append("Scores are averaged over seeds for each question; the interval is over questions only, "
-                     "the spread over seeds stands in its own column.")
+        notes.append(
+            "Scores are averaged over seeds for each question; the interval is over questions only, "
+            "the spread over seeds stands in its own column."
+        )
     sizes = {task: sorted({len(p.scores[task]) for p in listed if p.scores.get(task)}) for task in tasks}
-    notes += [f"{t}: {' or '.join(map(str, s))} questions; one question is {100 / s[0]:.2g} points."
-              for t, s in sizes.items() if s]
+    notes += [
+        f"{t}: {' or '.join(map(str, s))} questions; one question is {100 / s[0]:.2g} points."
+        for t, s in sizes.items()
+        if s
+    ]
     unfinished = [p for p in listed if any(not p.scores.get(task) for task in tasks)]
     if unfinished:
         notes.append(f"{len(unfinished)} of {len(listed)} rows have no or not all results: see Missing results.")

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette: told apart by the colour-blind too."""
 
-APART = ("Thinking cut at a budget (solid, circles) and ends of thinking suppressed by waits (dashed, triangles) are "
-         "two interventions and drawn apart.")
+APART = (
+    "Thinking cut at a budget (solid, circles) and ends of thinking suppressed by waits (dashed, triangles) are "
+    "two interventions and drawn apart."
+)
 
 
 def scaling(results: Results, entry: dict[str, Any], published: Sequence[Published] = ()) -> tuple[Figure, Table]:
@@ -59,8 +61,15 @@ def _panel(axes: Axes, task: str, series: dict[str, list[Point]], published: Seq
     for table in published:
         mine = [r for r in table.rows if r.get("task") == task and r.get("thinking_tokens")]
         if mine:
-            axes.plot([float(r["thinking_tokens"]) for r in mine], [float(r["accuracy"]) for r in mine], "s--",
-                      color="#999999", markersize=4, linewidth=1, label=f"published ({table.title})")
+            axes.plot(
+                [float(r["thinking_tokens"]) for r in mine],
+                [float(r["accuracy"]) for r in mine],
+                "s--",
+                color="#999999",
+                markersize=4,
+                linewidth=1,
+                label=f"published ({table.title})",
+            )
     _log2(axes)
     axes.set(title=task, xlabel="thinking tokens (mean)", ylabel="accuracy (%)")
     axes.grid(alpha=0.25)
@@ -93,8 +102,17 @@ def _line(axes: Axes, task: str, listed: Sequence[Point], color: str, style: str
     axes.plot(x, y, style[1:], color=color, linewidth=1.4)
     low = [100 * (i.value - i.lo) for i in found if i]
     high = [100 * (i.hi - i.value) for i in found if i]
-    axes.errorbar(x[skip:], y[skip:], yerr=[low[skip:], high[skip:]], fmt=style[0], color=color, markersize=5,
-                  elinewidth=0.8, capsize=2, label=label)
+    axes.errorbar(
+        x[skip:],
+        y[skip:],
+        yerr=[low[skip:], high[skip:]],
+        fmt=style[0],
+        color=color,
+        markersize=5,
+        elinewidth=0.8,
+        capsize=2,
+        label=label,
+    )
 
 
 def _log2(axes: Axes) -> None:
@@ -118,9 +136,15 @@ def _rows(listed: Sequence[Point], tasks: Sequence[str], axes: Sequence[str]) ->
             found = point.accuracy(task)
             if found:
                 change = "waits" if _prolonged(point, task) else "cut or free"
-                rows.append({**{a: point.labels[a] for a in axes}, "task": task, "series": change,
-                             "thinking tokens": point.means[task]["thinking_tokens"],
-                             "accuracy": Estimate(100 * found.value, 100 * found.lo, 100 * found.hi)})
+                rows.append(
+                    {
+                        **{a: point.labels[a] for a in axes},
+                        "task": task,
+                        "series": change,
+                        "thinking tokens": point.means[task]["thinking_tokens"],
+                        "accuracy": Estimate(100 * found.value, 100 * found.lo, 100 * found.hi),
+                    }
+                )
     return rows
 
 
@@ -132,7 +156,7 @@ def svg(figure: Figure) -> str:
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     whole = file.getvalue()
-    return whole[whole.index("<svg"):]
+    return whole[whole.index("<svg") :]
 
 
 def png(figure: Figure) -> bytes:

@@ -40,8 +40,9 @@ code { font-size: .9em; }
 """
 
 
-def html(results: Results, shown: Sequence[Table], drawings: Sequence[tuple[Table, str]],
-         appendix: Sequence[Table]) -> str:
+def html(
+    results: Results, shown: Sequence[Table], drawings: Sequence[tuple[Table, str]], appendix: Sequence[Table]
+) -> str:
     """The whole page. `drawings` are figures as SVG text, each with the table of its numbers."""
     title = escaping.escape(results.name or "report")
     health = [t for t in appendix if not t.published and t.title != "Stages"]
@@ -50,13 +51,26 @@ def html(results: Results, shown: Sequence[Table], drawings: Sequence[tuple[Tabl
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>',
-        f'<h1>{title}</h1><p class="soft">{escaping.escape(results.about)}</p>', _state(results),
-        "<h2>Results</h2>", *map(tables.to_html, shown),
-        *(["<h2>Figures</h2>"] if drawings else []), *(_drawing(table, svg) for table, svg in drawings),
-        *(["<h2>Published numbers</h2>", '<p class="soft">Printed in the papers, by other models or on other questions '
-           "than ours unless a table says so: for orientation, not for subtraction.</p>"] if beside else []),
+        f'<h1>{title}</h1><p class="soft">{escaping.escape(results.about)}</p>',
+        _state(results),
+        "<h2>Results</h2>",
+        *map(tables.to_html, shown),
+        *(["<h2>Figures</h2>"] if drawings else []),
+        *(_drawing(table, svg) for table, svg in drawings),
+        *(
+            [
+                "<h2>Published numbers</h2>",
+                '<p class="soft">Printed in the papers, by other models or on other questions '
+                "than ours unless a table says so: for orientation, not for subtraction.</p>",
+            ]
+            if beside
+            else []
+        ),
         *(_folded(t) if len(t.rows) > LONG else tables.to_html(t) for t in beside),
-        "<h2>How it was got</h2>", *map(tables.to_html, health), *(_folded(t) for t in stages), _settings(results),
+        "<h2>How it was got</h2>",
+        *map(tables.to_html, health),
+        *(_folded(t) for t in stages),
+        _settings(results),
         '<p class="soft">Beside this page: tables/ (CSV, markdown), figures/ (SVG, PNG, CSV), rows.csv (every run and '
         "task), questions.csv (every question), report.json.</p></body></html>\n",
     ]
@@ -68,12 +82,16 @@ def _state(results: Results) -> str:
     promised = len(results.rows) + len(results.missing)
     codes = sorted({stage["code"] for stage in results.stages if stage["code"]})
     finished = max((stage["finished"] for stage in results.stages), default="")
-    line = (f"{len(results.rows)} of {promised} results, {len(results.runs)} runs, {len(results.stages)} stages. "
-            f"Last artifact: {finished or 'none'}. Code: {', '.join(codes) or 'none'}.")
+    line = (
+        f"{len(results.rows)} of {promised} results, {len(results.runs)} runs, {len(results.stages)} stages. "
+        f"Last artifact: {finished or 'none'}. Code: {', '.join(codes) or 'none'}."
+    )
     parts = [f"<p>{escaping.escape(line)}</p>"]
     if results.missing:
-        parts.append(f'<p class="warn">Partial report: {len(results.missing)} of {promised} results are missing; '
-                     "they are listed below.</p>")
+        parts.append(
+            f'<p class="warn">Partial report: {len(results.missing)} of {promised} results are missing; '
+            "they are listed below.</p>"
+        )
     if len(codes) > 1:
         parts.append(f'<p class="warn">The artifacts were made by {len(codes)} versions of the code: see Stages.</p>')
     parts += [f'<p class="warn">{escaping.escape(note)}</p>' for note in results.notes]
@@ -83,9 +101,11 @@ def _state(results: Results) -> str:
 def _drawing(table: Table, svg: str) -> str:
     notes = "".join(f"<li>{escaping.escape(note)}</li>" for note in table.notes or [APART])
     numbers = tables.to_html(Table("Numbers of the figure", table.rows))
-    return (f'<figure class="drawing"><figcaption>{escaping.escape(table.title)}</figcaption>'
-            f'<div class="scroll">{svg}</div><ul class="notes">{notes}</ul></figure>'
-            f"<details><summary>Numbers of the figure</summary>{numbers}</details>")
+    return (
+        f'<figure class="drawing"><figcaption>{escaping.escape(table.title)}</figcaption>'
+        f'<div class="scroll">{svg}</div><ul class="notes">{notes}</ul></figure>'
+        f"<details><summary>Numbers of the figure</summary>{numbers}</details>"
+    )
 
 
 def _folded(table: Table) -> str:

@@ -89,8 +89,12 @@ def partners(point: Point, listed: Sequence[Point], axis: str, reference: str) -
     """
     wanted = {**point.labels, axis: reference}
     exact = [p for p in listed if p.labels == wanted]
-    return exact or [p for p in listed if p.labels[axis] == reference
-                     and all(p.labels[a] == label or "" in (p.labels[a], label) for a, label in wanted.items())]
+    return exact or [
+        p
+        for p in listed
+        if p.labels[axis] == reference
+        and all(p.labels[a] == label or "" in (p.labels[a], label) for a, label in wanted.items())
+    ]
 
 
 def check(results: Results, entry: dict[str, Any]) -> None:
@@ -102,11 +106,19 @@ def check(results: Results, entry: dict[str, Any]) -> None:
     for axis, label in named:
         where = f"report: {entry.get('title') or entry.get('kind')}"
         if axis not in labels:
-            raise RecipeError(f'the sweep has no axis "{axis}"', where=where, why=nearest(str(axis), labels),
-                              next="name one of the sweep's axes")
+            raise RecipeError(
+                f'the sweep has no axis "{axis}"',
+                where=where,
+                why=nearest(str(axis), labels),
+                next="name one of the sweep's axes",
+            )
         if label is not None and str(label) not in labels[axis]:
-            raise RecipeError(f'axis "{axis}" has no label "{label}"', where=where,
-                              why=nearest(str(label), labels[axis]), next="name one of the axis' labels")
+            raise RecipeError(
+                f'axis "{axis}" has no label "{label}"',
+                where=where,
+                why=nearest(str(label), labels[axis]),
+                next="name one of the axis' labels",
+            )
 
 
 def _listed(value: Any) -> list[Any]:

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 TABLES = {"accuracy": compare.accuracy, "paired": compare.paired}
 FIGURES = ("scaling",)
-KEYS = {"tables": {"kind", "title", "axis", "reference", "where", "values", "tasks", "beside", "note"},
-        "figures": {"kind", "title", "axis", "where", "values", "tasks", "beside", "note"}}
+KEYS = {
+    "tables": {"kind", "title", "axis", "reference", "where", "values", "tasks", "beside", "note"},
+    "figures": {"kind", "title", "axis", "where", "values", "tasks", "beside", "note"},
+}
 VARIES = 1.05
 """A sweep that declares no report gets a scaling figure if its largest mean of thinking tokens is this much above its
 smallest."""
@@ -105,8 +107,12 @@ def check(declared: dict[str, Any]) -> dict[str, Any]:
             where = f"report.{group}[{number}]"
             _known(entry, KEYS[group], where)
             if entry.get("kind") not in kinds:
-                raise RecipeError(f'there is no kind "{entry.get("kind")}"', where=where,
-                                  why=nearest(str(entry.get("kind")), kinds), next="name one of these kinds")
+                raise RecipeError(
+                    f'there is no kind "{entry.get("kind")}"',
+                    where=where,
+                    why=nearest(str(entry.get("kind")), kinds),
+                    next="name one of these kinds",
+                )
             _published(entry)
     _published(declared)
     return {"tables": [], "figures": [], **{k: v for k, v in declared.items() if v}}
@@ -159,10 +165,17 @@ def write(report: Report, out: Path) -> Path:
 def _document(report: Report) -> dict[str, Any]:
     """The report as JSON: its tables, the numbers of its figures, runs and stages with their provenance."""
     results = report.results
-    return {"name": results.name, "about": results.about, "tables": [tables.as_json(t) for t in report.tables],
-            "figures": [tables.as_json(t) for t, _ in report.figures],
-            "appendix": [tables.as_json(t) for t in report.appendix], "runs": results.runs, "stages": results.stages,
-            "missing": results.missing, "notes": results.notes}
+    return {
+        "name": results.name,
+        "about": results.about,
+        "tables": [tables.as_json(t) for t in report.tables],
+        "figures": [tables.as_json(t) for t, _ in report.figures],
+        "appendix": [tables.as_json(t) for t in report.appendix],
+        "runs": results.runs,
+        "stages": results.stages,
+        "missing": results.missing,
+        "notes": results.notes,
+    }
 
 
 def render_terminal(folder: Path, console: Console | None = None) -> None:

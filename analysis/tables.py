@@ -127,14 +127,18 @@ def to_html(table: Table) -> str:
     """A <figure> with the table; published numbers carry a class and a label of their own."""
     label = '<span class="tag">published, not ours</span>' if table.published else ""
     head = "".join(f"<th{_side(table, c)}>{html.escape(c)}</th>" for c in table.columns)
-    body = "".join("<tr>" + "".join(f"<td{_side(table, c)}>{_cell(row.get(c))}</td>" for c in table.columns) + "</tr>"
-                   for row in table.rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td{_side(table, c)}>{_cell(row.get(c))}</td>" for c in table.columns) + "</tr>"
+        for row in table.rows
+    )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
     below = f'<ul class="notes">{notes}</ul>' if notes else ""
     inner = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return (f'<figure class="table{" published" if table.published else ""}">'
-            f"<figcaption>{html.escape(table.title)}{label}</figcaption>"
-            f'<div class="scroll">{inner}</div>{below}</figure>')
+    return (
+        f'<figure class="table{" published" if table.published else ""}">'
+        f"<figcaption>{html.escape(table.title)}{label}</figcaption>"
+        f'<div class="scroll">{inner}</div>{below}</figure>'
+    )
 
 
 def _cell(cell: Cell) -> str:
@@ -160,8 +164,12 @@ def terminal(table: Table) -> rich.table.Table:
     import rich.table
 
     caption = "\n".join(table.notes) or None
-    shown = rich.table.Table(title=f"{table.title}{' (published, not ours)' if table.published else ''}",
-                             caption=caption, title_justify="left", caption_justify="left")
+    shown = rich.table.Table(
+        title=f"{table.title}{' (published, not ours)' if table.published else ''}",
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+    )
     for column in table.columns:
         shown.add_column(column, justify="left" if _words(table, column) else "right")
     for row in table.rows:

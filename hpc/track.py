@@ -75,8 +75,14 @@ def _start(run_name: str, group: str, job_type: str, config: dict[str, Any], run
     mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     try:
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "thinkscale"), mode=mode, dir=str(folder), name=run_name,
-            group=group or None, job_type=job_type, config=config, id=run_id or None,
+            project=os.environ.get("WANDB_PROJECT", "thinkscale"),
+            mode=mode,
+            dir=str(folder),
+            name=run_name,
+            group=group or None,
+            job_type=job_type,
+            config=config,
+            id=run_id or None,
             resume="allow" if mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off"),
         )

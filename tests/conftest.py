@@ -43,27 +43,59 @@ class ToyPlan:
         for name, inputs, config in stages:
             key = key_of(self.name + name)
             self.stages[name] = {
-                "stage": kind, "key": key, "recipe": self.name, "task": None, "config": {"name": name, **config},
-                "what": {"name": name}, "seed": 0, "state": "new",
+                "stage": kind,
+                "key": key,
+                "recipe": self.name,
+                "task": None,
+                "config": {"name": name, **config},
+                "what": {"name": name},
+                "seed": 0,
+                "state": "new",
                 "inputs": {n: {"stage": self.stages[n]["stage"], "key": self.stages[n]["key"]} for n in inputs},
             }
-        resources = {"gpus": gpus, "gpu": "", "nodes": nodes, "ranks": ranks, "cpus_per_rank": 1, "memory_gib": 0,
-                     "hours": 0.1}
-        self.jobs.setdefault(array, []).append({
-            "kind": kind, "stages": [self.stages[s[0]]["key"] for s in stages], "resources": resources,
-            "array": array, "index": index})
+        resources = {
+            "gpus": gpus,
+            "gpu": "",
+            "nodes": nodes,
+            "ranks": ranks,
+            "cpus_per_rank": 1,
+            "memory_gib": 0,
+            "hours": 0.1,
+        }
+        self.jobs.setdefault(array, []).append(
+            {
+                "kind": kind,
+                "stages": [self.stages[s[0]]["key"] for s in stages],
+                "resources": resources,
+                "array": array,
+                "index": index,
+            }
+        )
         return self
 
     def key(self, name):
         return self.stages[name]["key"]
 
     def document(self):
-        arrays = [{"name": a, "kind": jobs[0]["kind"], "resources": jobs[0]["resources"], "jobs": jobs, "parents": []}
-                  for a, jobs in self.jobs.items()]
-        run = {"name": "toy_s0", "signature": "0" * 8, "axes": {}, "settings": {},
-               "stages": {"toy": {n: s["key"] for n, s in self.stages.items()}}}
-        return {"name": self.name, "runs": [run], "stages": list(self.stages.values()),
-                "jobs": [j for jobs in self.jobs.values() for j in jobs], "arrays": arrays, "totals": {}}
+        arrays = [
+            {"name": a, "kind": jobs[0]["kind"], "resources": jobs[0]["resources"], "jobs": jobs, "parents": []}
+            for a, jobs in self.jobs.items()
+        ]
+        run = {
+            "name": "toy_s0",
+            "signature": "0" * 8,
+            "axes": {},
+            "settings": {},
+            "stages": {"toy": {n: s["key"] for n, s in self.stages.items()}},
+        }
+        return {
+            "name": self.name,
+            "runs": [run],
+            "stages": list(self.stages.values()),
+            "jobs": [j for jobs in self.jobs.values() for j in jobs],
+            "arrays": arrays,
+            "totals": {},
+        }
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Turn every skip into a failure: `PYTHONPATH=tests pytest -p noskip`. For machines that are meant to have everything."""
+"""Turn every skip into a failure, where everything is meant to be there: `PYTHONPATH=tests pytest -p noskip`."""
 
 import pytest
 

@@ -53,8 +53,12 @@ def load(name: str) -> Published:
     """
     path = HOME / f"{name}.csv"
     if not path.is_file():
-        raise RecipeError(f'there is no published table "{name}"', where="report: beside",
-                          why=nearest(name, (p.stem for p in HOME.glob("*.csv"))), next="name one of these")
+        raise RecipeError(
+            f'there is no published table "{name}"',
+            where="report: beside",
+            why=nearest(name, (p.stem for p in HOME.glob("*.csv"))),
+            next="name one of these",
+        )
     with path.open(encoding="utf-8", newline="") as file:
         return Published(name, list(csv.DictReader(file)))
 

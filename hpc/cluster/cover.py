@@ -83,8 +83,13 @@ def look(plan: Plan, profile: Profile) -> Cover:
     concerned = [i for i in ledger.intents if any(keys & _keys(p) for p in i.pieces)]
     pending = [i for i in concerned if any(_keys(p) & keys - cover.published.keys() for p in i.pieces)]
     slurm = [i for i in pending if i.kind == "slurm"]
-    wanted = [(p.job_name, _slurm_index(p, index)) for i in slurm for p in i.pieces for index, row in p.elements.items()
-              if keys & set(row["stages"]) - cover.published.keys()]
+    wanted = [
+        (p.job_name, _slurm_index(p, index))
+        for i in slurm
+        for p in i.pieces
+        for index, row in p.elements.items()
+        if keys & set(row["stages"]) - cover.published.keys()
+    ]
     table = queue.look(wanted, min(i.when for i in slurm)) if slurm else {}
     for intent in concerned:
         for piece in intent.pieces:
@@ -155,4 +160,3 @@ def _live(cover: Cover) -> dict[str, Job]:
             if key not in cover.published:
                 live.setdefault(key, job)
     return live
-

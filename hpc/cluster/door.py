@@ -17,7 +17,7 @@ NEXT = {
     "account": "`sacctmgr show assoc user=$USER` lists your accounts; set `account` in the profile",
     "qos": "`sacctmgr show assoc user=$USER format=qos` lists yours; set `qos` in the profile",
     "node configuration": "no node has what the job asks for: compare `sinfo -o '%P %c %m %G'` with the recipe's "
-                          "resources and the profile's",
+    "resources and the profile's",
     "time limit": "`sinfo -o '%P %l'` lists the longest time of each partition; lower resources.STAGE.hours",
     "array": "`scontrol show config | grep MaxArraySize`; set `max_array_size` in the profile",
 }
@@ -58,5 +58,5 @@ def send(chosen: dict[str, Any], logs: Path, line: str, limit_s: int) -> str:
 
 def _words(text: str) -> str:
     """sbatch's own lines in submitit's message."""
-    lines = [line[line.index("sbatch: "):] for line in text.splitlines() if "sbatch: " in line]
+    lines = [line[line.index("sbatch: ") :] for line in text.splitlines() if "sbatch: " in line]
     return " ".join(line.removeprefix("sbatch: ").strip() for line in lines)

@@ -150,11 +150,18 @@ class Runner:
     def _launch(self, spot: Spot, job: Job) -> None:
         piece, index = spot
         resources = job.document["resources"]
-        job.gpus, self.free_gpus = self.free_gpus[:job.num_gpus], self.free_gpus[job.num_gpus:]
-        common = {**clean_environment(), **{n: os.path.expandvars(v) for n, v in job.document["env"].items()},
-                  "HPC_RUNNER": str(os.getpid()), "SLURM_NTASKS": str(resources["ranks"]), "SLURM_NODEID": "0",
-                  "SLURM_RESTART_COUNT": str(job.restarts), "MASTER_ADDR": "127.0.0.1",
-                  "MASTER_PORT": str(_free_port()), "CUDA_VISIBLE_DEVICES": ",".join(map(str, job.gpus))}
+        job.gpus, self.free_gpus = self.free_gpus[: job.num_gpus], self.free_gpus[job.num_gpus :]
+        common = {
+            **clean_environment(),
+            **{n: os.path.expandvars(v) for n, v in job.document["env"].items()},
+            "HPC_RUNNER": str(os.getpid()),
+            "SLURM_NTASKS": str(resources["ranks"]),
+            "SLURM_NODEID": "0",
+            "SLURM_RESTART_COUNT": str(job.restarts),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, job.gpus)),
+        }
         logs = self.root / "logs" / self.submission / piece
         logs.mkdir(parents=True, exist_ok=True)
         command = _command(job.document, self.folder / f"{piece}.json", index)
@@ -210,14 +217,24 @@ def launch(folder: Path, *, wait_s: float = 30.0) -> None:
         ClusterError: it did not start; with its last words.
     """
     with (folder / "runner.log").open("ab") as log:
-        runner = subprocess.Popen([sys.executable, "-m", "hpc.cluster.local", str(folder)], env=clean_environment(),
-                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        runner = subprocess.Popen(
+            [sys.executable, "-m", "hpc.cluster.local", str(folder)],
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     end = time.monotonic() + wait_s
     while not (folder / "runner.json").exists():
         if runner.poll() is not None or time.monotonic() > end:
             words = (folder / "runner.log").read_text().strip().splitlines()[-1:]
-            raise ClusterError("the local runner did not start", where=str(folder / "runner.log"),
-                               why=" ".join(words) or f"no sign of it for {wait_s:.0f} s", next="hpc submit again")
+            raise ClusterError(
+                "the local runner did not start",
+                where=str(folder / "runner.log"),
+                why=" ".join(words) or f"no sign of it for {wait_s:.0f} s",
+                next="hpc submit again",
+            )
         time.sleep(0.01)
 
 

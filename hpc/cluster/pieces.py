@@ -62,8 +62,15 @@ def todo(plan: Plan, profile: Profile, cover: Cover) -> list[Todo]:
     for job in (j for a in plan["arrays"] for j in a["jobs"]):
         keys = [k for k in job["stages"] if k not in cover.published and k not in cover.live]
         if keys:
-            found.append(Todo(job["kind"], job["array"], int(job["index"]), [specs[k] for k in keys],
-                              profile.resources(job["kind"], job["resources"])))
+            found.append(
+                Todo(
+                    job["kind"],
+                    job["array"],
+                    int(job["index"]),
+                    [specs[k] for k in keys],
+                    profile.resources(job["kind"], job["resources"]),
+                )
+            )
     makers = {s["key"]: t for t in found for s in t.stages}
     for each in found:
         _parents(each, makers, cover)
@@ -78,10 +85,12 @@ def _parents(each: Todo, makers: dict[str, Todo], cover: Cover) -> None:
     each.needs = list(dict.fromkeys(k for k in inputs if k not in own and k not in cover.published))
     for key in each.needs:
         if key not in makers and key not in cover.live:
-            raise ClusterError(f"nobody makes the input {key} of {each.stages[0]['stage']} {each.stages[0]['key']}",
-                               where=f"job {each.array}[{each.index}]",
-                               why="it is not published, not submitted, and not in this plan",
-                               next="hpc submit the whole recipe, without leaving out the stages it builds on")
+            raise ClusterError(
+                f"nobody makes the input {key} of {each.stages[0]['stage']} {each.stages[0]['key']}",
+                where=f"job {each.array}[{each.index}]",
+                why="it is not published, not submitted, and not in this plan",
+                next="hpc submit the whole recipe, without leaving out the stages it builds on",
+            )
     each.parents = list(dict.fromkeys(makers[k] if k in makers else cover.live[k].element for k in each.needs))
 
 

@@ -93,8 +93,9 @@ class Profile:
         common = {n: getattr(self, n) for n in ("partition", "account", "qos", "cpus_per_rank", "memory_gib", "hours")}
         chosen = {n: v if getattr(special, n) is None else getattr(special, n) for n, v in common.items()}
         python = special.python or self.python or sys.executable
-        return Place(**chosen, python=python, setup=[*self.setup, *special.setup],
-                     sbatch={**self.sbatch, **special.sbatch})
+        return Place(
+            **chosen, python=python, setup=[*self.setup, *special.setup], sbatch={**self.sbatch, **special.sbatch}
+        )
 
     def resources(self, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
         """The plan's resources of a job with every open one filled in.
@@ -106,16 +107,24 @@ class Profile:
         gpus = math.ceil(int(asked["gpus"]) / nodes)
         if gpus > self.node_gpus:
             raise ClusterError(
-                f"a {kind} job asks for {gpus} GPU(s) on a node", where=f"resources.{kind}, profile {self.name}",
+                f"a {kind} job asks for {gpus} GPU(s) on a node",
+                where=f"resources.{kind}, profile {self.name}",
                 why=f"a node of {self.name} has {self.node_gpus} GPU(s)" + _no_gpu(self),
-                next=f"choose another profile with --on, or set resources.{kind}.gpus=0 to run on CPUs")
+                next=f"choose another profile with --on, or set resources.{kind}.gpus=0 to run on CPUs",
+            )
         ranks_per_node = max(1, math.ceil(int(asked["ranks"]) / nodes))
         open_cpus = self.cpus_per_gpu * gpus // ranks_per_node if gpus else place.cpus_per_rank
-        return {"gpus": int(asked["gpus"]), "gpus_per_node": gpus, "gpu": asked.get("gpu") or self.gpu, "nodes": nodes,
-                "ranks": int(asked["ranks"]), "ranks_per_node": ranks_per_node,
-                "cpus_per_rank": int(asked.get("cpus_per_rank") or 0) or max(1, open_cpus or 1),
-                "memory_gib": float(asked.get("memory_gib") or 0) or place.memory_gib,
-                "hours": float(asked.get("hours") or 0) or place.hours}
+        return {
+            "gpus": int(asked["gpus"]),
+            "gpus_per_node": gpus,
+            "gpu": asked.get("gpu") or self.gpu,
+            "nodes": nodes,
+            "ranks": int(asked["ranks"]),
+            "ranks_per_node": ranks_per_node,
+            "cpus_per_rank": int(asked.get("cpus_per_rank") or 0) or max(1, open_cpus or 1),
+            "memory_gib": float(asked.get("memory_gib") or 0) or place.memory_gib,
+            "hours": float(asked.get("hours") or 0) or place.hours,
+        }
 
 
 def _no_gpu(profile: Profile) -> str:
@@ -136,9 +145,13 @@ def find_profile(name: str = "", **changes: Any) -> Profile:
         path = load.find(name, ["profiles"])
         profile = typed.build(Profile, load.read(path), where=str(path))
     except HpcError as error:
-        raise ClusterError(error.what, where=error.where, why=error.why,
-                           next="give a profile from the list above with --on, or copy sbatch/profiles/slurm.yaml and "
-                                "edit it; hpc/cluster/profile.py explains every key") from None
+        raise ClusterError(
+            error.what,
+            where=error.where,
+            why=error.why,
+            next="give a profile from the list above with --on, or copy sbatch/profiles/slurm.yaml and "
+            "edit it; hpc/cluster/profile.py explains every key",
+        ) from None
     return dataclasses.replace(profile, name=path.stem, **changes)
 
 

@@ -19,8 +19,20 @@ TIMEOUT_S = 30.0
 
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 ACTIVE = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE",
-        "PREEMPTED", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
+OVER = {
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "OUT_OF_MEMORY",
+    "NODE_FAIL",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "PREEMPTED",
+    "REVOKED",
+    "LAUNCH_FAILED",
+    "RECONFIG_FAIL",
+}
 
 SQUEUE = "%i|%F|%K|%T|%r|%V|%j"
 SACCT = "JobID,State,ExitCode,Submit,Reason,JobName"
@@ -138,12 +150,19 @@ def run(command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> str:
     except FileNotFoundError:
         raise no_slurm(command[0]) from None
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"{command[0]} did not answer in {timeout_s:.0f} s", where=shown,
-                           why="the controller or munge is down, or overloaded",
-                           next="try again in a minute; `scontrol ping` shows whether the controller is up") from None
+        raise ClusterError(
+            f"{command[0]} did not answer in {timeout_s:.0f} s",
+            where=shown,
+            why="the controller or munge is down, or overloaded",
+            next="try again in a minute; `scontrol ping` shows whether the controller is up",
+        ) from None
     if done.returncode:
-        raise ClusterError(f"{command[0]} failed", where=shown, why=done.stderr.strip() or f"exit {done.returncode}",
-                           next="try again in a minute; if it stays, ask the cluster's staff with the text above")
+        raise ClusterError(
+            f"{command[0]} failed",
+            where=shown,
+            why=done.stderr.strip() or f"exit {done.returncode}",
+            next="try again in a minute; if it stays, ask the cluster's staff with the text above",
+        )
     return done.stdout
 
 
@@ -160,6 +179,9 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 def no_slurm(command: str) -> ClusterError:
     """The error for a machine without Slurm's clients."""
-    return ClusterError("there is no Slurm on this machine", where=f"{command} is not in PATH",
-                        why="the profile says kind: slurm",
-                        next="run on a login node of your cluster, or use --on local to run here")
+    return ClusterError(
+        "there is no Slurm on this machine",
+        where=f"{command} is not in PATH",
+        why="the profile says kind: slurm",
+        next="run on a login node of your cluster, or use --on local to run here",
+    )

@@ -1,6 +1,6 @@
 """The text of every sbatch script: one pure function for `hpc submit`, `hpc plan` and the files in sbatch/.
 
-    python -m hpc.cluster.script            writes sbatch/{data,train,generate,grade}.sbatch anew
+python -m hpc.cluster.script            writes sbatch/{data,train,generate,grade}.sbatch anew
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ def command(python: str, *arguments: str | Path) -> str:
     return shlex.join([python, "-u", "-m", "hpc.cluster.worker", *map(str, arguments)])
 
 
-def parameters(kind: str, resources: dict[str, Any], profile: Profile, *, job_name: str,
-               indices: list[int] | None = None, dependency: str = "") -> dict[str, Any]:
+def parameters(
+    kind: str,
+    resources: dict[str, Any],
+    profile: Profile,
+    *,
+    job_name: str,
+    indices: list[int] | None = None,
+    dependency: str = "",
+) -> dict[str, Any]:
     """submitit's parameters for the jobs of one sbatch.
 
     Args:
@@ -104,10 +111,12 @@ def plain(kind: str, profile: Profile) -> str:
     resources = profile.resources(kind, {"gpus": gpus, "nodes": 1, "ranks": ranks})
     chosen = parameters(kind, resources, profile, job_name=f"hpc-{kind}")
     text = sbatch_text(chosen, Path("/LOGS"), command("python") + ' "$@"').replace("/LOGS/", "")
-    head = (f"# {kind} jobs by hand, with the worker that `hpc submit` uses. Edit the parameters for your cluster.\n"
-            f"#   hpc submit RECIPE --on slurm --dry-run     writes the job files and prints their names\n"
-            f"#   sbatch --array=0-3 sbatch/{kind}.sbatch runs/jobs/SUBMISSION/{kind}-0.json\n"
-            "# Without --array add the index after the job file: --index 0. Written by `python -m hpc.cluster.script`.")
+    head = (
+        f"# {kind} jobs by hand, with the worker that `hpc submit` uses. Edit the parameters for your cluster.\n"
+        f"#   hpc submit RECIPE --on slurm --dry-run     writes the job files and prints their names\n"
+        f"#   sbatch --array=0-3 sbatch/{kind}.sbatch runs/jobs/SUBMISSION/{kind}-0.json\n"
+        "# Without --array add the index after the job file: --index 0. Written by `python -m hpc.cluster.script`."
+    )
     return text.replace("#!/bin/bash\n", f"#!/bin/bash\n{head}\n", 1)
 
 

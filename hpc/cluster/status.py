@@ -33,12 +33,18 @@ def status(plan: Plan, profile: Profile) -> dict[str, Any]:
     cover = look(plan, profile)
     stages = {s["key"]: _stage(s, cover, profile) for s in plan["stages"]}
     runs = [{"name": r["name"], "state": _run(r, stages), "stages": r["stages"]} for r in plan["runs"]]
-    return {"name": plan["name"], "profile": profile.name, "runs": runs, "stages": stages,
-            "totals": dict(Counter(s["state"] for s in stages.values()))}
+    return {
+        "name": plan["name"],
+        "profile": profile.name,
+        "runs": runs,
+        "stages": stages,
+        "totals": dict(Counter(s["state"] for s in stages.values())),
+    }
 
 
-def wait(plan: Plan, profile: Profile, *, poll_s: float = 2.0, timeout_s: float | None = None,
-         seen: Any = None) -> dict[str, Any]:
+def wait(
+    plan: Plan, profile: Profile, *, poll_s: float = 2.0, timeout_s: float | None = None, seen: Any = None
+) -> dict[str, Any]:
     """Poll until nothing runs or waits; returns the last status.
 
     Args:
@@ -66,8 +72,12 @@ def wait(plan: Plan, profile: Profile, *, poll_s: float = 2.0, timeout_s: float 
             if time.monotonic() > late or UNSEEN not in {s.get("reason") for s in now["stages"].values()}:
                 return now
         if time.monotonic() > end:
-            raise ClusterError(f"{plan['name']} is still at work after {timeout_s:.0f} s", where=str(profile.root),
-                               why=str(now["totals"]), next="wait longer; hpc status shows what it waits for")
+            raise ClusterError(
+                f"{plan['name']} is still at work after {timeout_s:.0f} s",
+                where=str(profile.root),
+                why=str(now["totals"]),
+                next="wait longer; hpc status shows what it waits for",
+            )
         time.sleep(poll_s)
 
 
@@ -178,13 +188,20 @@ def logs(plan: Plan, profile: Profile, key: str) -> Path:
     """
     job = look(plan, profile).latest(key)
     if job is None:
-        raise ClusterError(f"stage {key} was never submitted from here", where=str(profile.root / "ledger"),
-                           next="hpc submit it first; hpc status lists the keys")
+        raise ClusterError(
+            f"stage {key} was never submitted from here",
+            where=str(profile.root / "ledger"),
+            next="hpc submit it first; hpc status lists the keys",
+        )
     submission, piece, index = job.element
     folder = profile.root / "logs" / submission / piece
     patterns = [f"{index}_0_log.out", f"*_{index}_0_log.out", *(["*_0_log.out"] if job.single else [])]
     found = [p for pattern in patterns for p in folder.glob(pattern)]
     if not found:
-        raise ClusterError(f"stage {key} has no log yet", where=str(folder),
-                           why=f"its job is {job.word} {job.reason}".strip(), next="hpc status shows what it waits for")
+        raise ClusterError(
+            f"stage {key} has no log yet",
+            where=str(folder),
+            why=f"its job is {job.word} {job.reason}".strip(),
+            next="hpc status shows what it waits for",
+        )
     return max(found, key=lambda p: p.stat().st_mtime)

@@ -106,8 +106,12 @@ def _settled(plan: Plan, profile: Profile, dry_run: bool, *, patience_s: float =
 
 
 def _busy(profile: Profile, why: str) -> ClusterError:
-    return ClusterError("another `hpc submit` of these stages is at work", where=str(profile.root / "ledger"), why=why,
-                        next="wait for it, or stop it; then hpc submit again: nothing is submitted twice")
+    return ClusterError(
+        "another `hpc submit` of these stages is at work",
+        where=str(profile.root / "ledger"),
+        why=why,
+        next="wait for it, or stop it; then hpc submit again: nothing is submitted twice",
+    )
 
 
 def _announce(intent: Intent, profile: Profile, cover: Cover) -> bool:
@@ -120,8 +124,13 @@ def _announce(intent: Intent, profile: Profile, cover: Cover) -> bool:
     keys = {k for p in intent.pieces for e in p.elements.values() for k in e["stages"]}
     ledger = Ledger(profile.root)
     fresh = [i for i in ledger.intents if i.submission not in {*cover.submissions, intent.submission}]
-    rivals = [p for i in fresh for p in i.pieces if any(keys & set(e["stages"]) for e in p.elements.values())
-              and "replaced" not in (ledger.decision(i.submission, p.name) or {})]
+    rivals = [
+        p
+        for i in fresh
+        for p in i.pieces
+        if any(keys & set(e["stages"]) for e in p.elements.values())
+        and "replaced" not in (ledger.decision(i.submission, p.name) or {})
+    ]
     for piece in intent.pieces if rivals else []:
         ledger.decide(intent.submission, piece.name, {"replaced": "it stepped back for another submit"})
     return not rivals
@@ -148,9 +157,17 @@ def _write(plan: Plan, profile: Profile, submission: str, group: pieces.Piece) -
     place, first = profile.place(group.kind), group.jobs[0]
     runs = _run_names(plan)
     document = {
-        "submission": submission, "piece": group.name, "kind": group.kind, "plan": plan["name"],
-        "profile": profile.name, "roots": [str(r) for r in profile.all_roots], "resources": first.resources,
-        "max_restarts": profile.max_restarts, "python": place.python, "setup": place.setup, "env": profile.env,
+        "submission": submission,
+        "piece": group.name,
+        "kind": group.kind,
+        "plan": plan["name"],
+        "profile": profile.name,
+        "roots": [str(r) for r in profile.all_roots],
+        "resources": first.resources,
+        "max_restarts": profile.max_restarts,
+        "python": place.python,
+        "setup": place.setup,
+        "env": profile.env,
         "elements": {str(t.index): _element(t, submission, runs) for t in group.jobs},
     }
     jobfile = _folder(profile, submission) / f"{group.name}.json"
@@ -162,8 +179,11 @@ def _write(plan: Plan, profile: Profile, submission: str, group: pieces.Piece) -
 
 def _element(each: pieces.Todo, submission: str, runs: dict[str, str]) -> dict[str, Any]:
     after = [pieces.element(p, submission) for p in each.parents]
-    return {"stages": [{**s, "run": runs.get(s["key"], s["recipe"])} for s in each.stages],
-            "after": [list(a) for a in after], "needs": each.needs}
+    return {
+        "stages": [{**s, "run": runs.get(s["key"], s["recipe"])} for s in each.stages],
+        "after": [list(a) for a in after],
+        "needs": each.needs,
+    }
 
 
 def _run_names(plan: Plan) -> dict[str, str]:
@@ -183,8 +203,15 @@ def _folder(profile: Profile, submission: str) -> Path:
 
 def _local(result: Submission, profile: Profile, groups: list[pieces.Piece], rows: list[Piece], cover: Cover) -> None:
     folder = _folder(profile, result.submission)
-    files.write_json(folder / "submission.json", {"root": str(profile.root), "cores": profile.cores,
-                                                  "gpus": profile.node_gpus, "pieces": [g.name for g in groups]})
+    files.write_json(
+        folder / "submission.json",
+        {
+            "root": str(profile.root),
+            "cores": profile.cores,
+            "gpus": profile.node_gpus,
+            "pieces": [g.name for g in groups],
+        },
+    )
     for group, row in zip(groups, rows, strict=True):
         result.arrays.append(_row(group, row, ""))
     if not result.dry_run:
@@ -218,14 +245,24 @@ def _send(profile: Profile, submission: str, group: pieces.Piece, dependency: st
     standing = ledger.decide(submission, rows[0].name, {"job_id": job_id})
     if "replaced" in standing:
         queue.cancel([job_id])
-        raise ClusterError("another `hpc submit` has taken over", where=rows[0].job_name, why=standing["replaced"],
-                           next="hpc status shows what runs; submit again if something is missing")
+        raise ClusterError(
+            "another `hpc submit` has taken over",
+            where=rows[0].job_name,
+            why=standing["replaced"],
+            next="hpc status shows what runs; submit again if something is missing",
+        )
     return job_id
 
 
 def _row(group: pieces.Piece, row: Piece, text: str) -> dict[str, Any]:
-    return {"name": group.name, "kind": group.kind, "job_name": row.job_name, "jobfile": row.jobfile,
-            "indices": sorted(row.elements), "text": text}
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "job_name": row.job_name,
+        "jobfile": row.jobfile,
+        "indices": sorted(row.elements),
+        "text": text,
+    }
 
 
 def _dependency(group: pieces.Piece, ids: dict[tuple[str, str], str]) -> str:
@@ -241,8 +278,9 @@ def _dependency(group: pieces.Piece, ids: dict[tuple[str, str], str]) -> str:
 
 def _parameters(profile: Profile, group: pieces.Piece, dependency: str, job_name: str) -> dict[str, Any]:
     indices = [t.index for t in group.jobs] if len(group.jobs) > 1 else None
-    return script.parameters(group.kind, group.jobs[0].resources, profile, job_name=job_name, indices=indices,
-                             dependency=dependency)
+    return script.parameters(
+        group.kind, group.jobs[0].resources, profile, job_name=job_name, indices=indices, dependency=dependency
+    )
 
 
 def _line(profile: Profile, submission: str, group: pieces.Piece) -> str:

@@ -73,7 +73,7 @@ def furthest(state: dict[str, Any], run: str = "") -> str:
     for wanted in ("failed", "running", "cancelled", "published"):
         found = [k for k in keys if state["stages"][k]["state"] == wanted]
         if found:
-            return found[-1] if wanted == "published" else found[0]
+            return str(found[-1] if wanted == "published" else found[0])
     raise ClusterError(
         "nothing has started yet, so there is no log",
         where=state["name"],

@@ -33,10 +33,18 @@ from hpc.cluster.local import RESTART
 from hpc.errors import StageError
 from hpc.recipe import schema, typed
 
-MODULES = {"data": "hpc.data.stage", "train": "hpc.train.stage", "generate": "hpc.infer.stage",
-           "grade": "hpc.evals.stage"}
-CONFIGS: dict[str, type] = {"data": schema.Data, "train": schema.Train, "generate": schema.Generate,
-                            "grade": schema.Grade}
+MODULES = {
+    "data": "hpc.data.stage",
+    "train": "hpc.train.stage",
+    "generate": "hpc.infer.stage",
+    "grade": "hpc.evals.stage",
+}
+CONFIGS: dict[str, type] = {
+    "data": schema.Data,
+    "train": schema.Train,
+    "generate": schema.Generate,
+    "grade": schema.Grade,
+}
 LEFT = 4
 """Exit code of a job whose work was given to another: not a failure, but nothing that may follow it."""
 
@@ -105,8 +113,15 @@ def start(jobfile: Path, index: int | None) -> Shift:
     document = files.read_json(jobfile)
     chosen = index if index is not None else int(env.get("SLURM_ARRAY_TASK_ID", min(map(int, document["elements"]))))
     job_id = env.get("SLURM_ARRAY_JOB_ID") or env.get("SLURM_JOB_ID") or f"local-{env.get('HPC_RUNNER', os.getpid())}"
-    return Shift(jobfile, document, chosen, int(env.get("SLURM_PROCID", 0)), int(env.get("SLURM_NTASKS", 1)), job_id,
-                 int(env.get("SLURM_RESTART_COUNT", 0)))
+    return Shift(
+        jobfile,
+        document,
+        chosen,
+        int(env.get("SLURM_PROCID", 0)),
+        int(env.get("SLURM_NTASKS", 1)),
+        job_id,
+        int(env.get("SLURM_RESTART_COUNT", 0)),
+    )
 
 
 def prepare(shift: Shift) -> None:
@@ -244,9 +259,20 @@ def _work(shift: Shift, spec: Spec, attempt: Path) -> Work:
     config = typed.build(kind, spec["config"], where=f"{spec['stage']} {spec['key']}") if kind else spec["config"]
     inputs = {name: _input(shift, source) for name, source in spec["inputs"].items()}
     older = [p for p in reversed(artifact.attempts(attempt.parent)) if int(p.name) < int(attempt.name)]
-    return Work(stage=spec["stage"], key=spec["key"], config=config, what=spec["what"], inputs=inputs,
-                seed=spec["seed"], attempt=attempt, older=older, rank=shift.rank, world_size=shift.world_size,
-                run_name=str(spec.get("run", spec["recipe"])), sweep=shift.document["plan"])
+    return Work(
+        stage=spec["stage"],
+        key=spec["key"],
+        config=config,
+        what=spec["what"],
+        inputs=inputs,
+        seed=spec["seed"],
+        attempt=attempt,
+        older=older,
+        rank=shift.rank,
+        world_size=shift.world_size,
+        run_name=str(spec.get("run", spec["recipe"])),
+        sweep=shift.document["plan"],
+    )
 
 
 def _input(shift: Shift, source: dict[str, str]) -> Path | str:
@@ -255,8 +281,12 @@ def _input(shift: Shift, source: dict[str, str]) -> Path | str:
         return source["ref"]
     if "path" in source:
         if not Path(source["path"]).exists():
-            raise StageError(f"there is no {source['path']} on this node", where=platform.node(),
-                             why="the recipe names a local path", next="put it where every node can read it")
+            raise StageError(
+                f"there is no {source['path']} on this node",
+                where=platform.node(),
+                why="the recipe names a local path",
+                next="put it where every node can read it",
+            )
         return Path(source["path"])
     folder = artifact.open_input(shift.roots, source["stage"], source["key"])
     return folder / "model" if source["stage"] == "train" else folder
@@ -268,12 +298,23 @@ def _names(spec: Spec) -> dict[str, str]:
 
 def _head(shift: Shift, spec: Spec, attempt: Path) -> None:
     """Who made this attempt, from where; and a line in the job's log where it begins."""
-    row = {"submission": shift.document["submission"], "piece": shift.document["piece"], "index": shift.index,
-           "job_id": shift.job_id, "restart": shift.restart, "host": platform.node(), "pid": os.getpid(),
-           "ranks": shift.world_size, "started": _now()}
+    row = {
+        "submission": shift.document["submission"],
+        "piece": shift.document["piece"],
+        "index": shift.index,
+        "job_id": shift.job_id,
+        "restart": shift.restart,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "ranks": shift.world_size,
+        "started": _now(),
+    }
     files.write_json(attempt / "attempt.json", row)
-    print(f"======== {spec['stage']} {spec['key']} attempt {attempt.name}, job {shift.name}, {row['host']}, "
-          f"{row['started']}", flush=True)
+    print(
+        f"======== {spec['stage']} {spec['key']} attempt {attempt.name}, job {shift.name}, {row['host']}, "
+        f"{row['started']}",
+        flush=True,
+    )
 
 
 def _tell(shift: Shift, spec: Spec, attempt: Path | None) -> None:
@@ -295,9 +336,17 @@ def _heard(shift: Shift, spec: Spec) -> Path | None:
 
 def _fail(shift: Shift, spec: Spec, attempt: Path, error: Exception) -> None:
     """failure.json in the attempt (failure.RANK.json above rank 0): what `hpc status` reads."""
-    row = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc(),
-           "stage": spec["stage"], "key": spec["key"], "host": platform.node(), "job": shift.name, "exit": 1,
-           "at": _now()}
+    row = {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": traceback.format_exc(),
+        "stage": spec["stage"],
+        "key": spec["key"],
+        "host": platform.node(),
+        "job": shift.name,
+        "exit": 1,
+        "at": _now(),
+    }
     print(row["traceback"], file=sys.stderr, flush=True)
     files.write_json(attempt / (f"failure.{shift.rank}.json" if shift.rank else "failure.json"), row)
 
@@ -305,8 +354,10 @@ def _fail(shift: Shift, spec: Spec, attempt: Path, error: Exception) -> None:
 def _report(shift: Shift, state: str, stages: dict[str, str] | None = None) -> None:
     """state/PIECE.INDEX.JOB.RESTART.json beside the job file: the truth where Slurm keeps no accounts."""
     folder = shift.jobfile.parent / "state"
-    files.write_json(folder / f"{shift.name}.json", {"state": state, "stages": stages or {}, "host": platform.node(),
-                                                     "at": _now(), "restart": shift.restart})
+    files.write_json(
+        folder / f"{shift.name}.json",
+        {"state": state, "stages": stages or {}, "host": platform.node(), "at": _now(), "restart": shift.restart},
+    )
 
 
 def _now() -> str:

@@ -131,7 +131,11 @@ def _solved(grades: str) -> tuple[set[str], set[str]]:
     """Ids judged correct at least once, and all graded ids."""
     path = Path(grades) / "grades.jsonl"
     if not path.is_file():
-        raise StageError("this artifact holds no grades", where=str(path), why="grades.jsonl is not there",
-                         next="give the filter a grade stage: grades: run:RECIPE#grade.TASK")
+        raise StageError(
+            "this artifact holds no grades",
+            where=str(path),
+            why="grades.jsonl is not there",
+            next="give the filter a grade stage: grades: run:RECIPE#grade.TASK",
+        )
     rows = list(read_jsonl(path))
     return {r["id"] for r in rows if r["verdict"] == "correct"}, {r["id"] for r in rows}

@@ -1,8 +1,9 @@
 """The mini study's world: chains of one-digit +, -, * modulo 100, and traces that compute them.
 
-    4 + 7 = 11 * 3 = 33             a chain: every intermediate value is written
-    4 + 7 = 12 Wait 4 + 7 = 11 ...  a slip, noticed at once and corrected
-    (chain) Wait (chain)            a check of the finished chain; the first chain of a repair holds a slip
+    mod 100: 4 a + 7 b * 3              a question; its steps are labelled a, b, c ...
+    4 a + 7 = 11 b * 3 = 33             its chain: every intermediate value is written
+    4 a + 7 = 12 Wait 4 a + 7 = 11 ...  a slip, noticed at once and corrected
+    (chain) Wait (chain)                a check of the finished chain; the first chain of a repair holds a slip
 
 Whether a problem belongs to training or to the test is a matter of its text alone (`is_test`), so no draw, seed or
 size can bring a test problem into a training set.
@@ -31,6 +32,9 @@ OPERATIONS: dict[str, Callable[[int, int], int]] = {
 SLIPS = (1, -1, 10, -10)
 """A slip is off by one, or by a forgotten or doubled carry."""
 
+LABELS = "abcdefghij"
+"""A step's label tells where to go on in the question: without it a model of three layers loses its place."""
+
 TEST_SHARE = 4
 """One problem in four belongs to the test."""
 
@@ -47,8 +51,9 @@ class Chain:
 
     @property
     def question(self) -> str:
-        """The text that a model is asked: 'mod 100: 4 + 7 * 3'."""
-        return "mod 100: " + " ".join([str(self.start), *(f"{op} {operand}" for op, operand in self.steps)])
+        """The text that a model is asked: 'mod 100: 4 a + 7 b * 3'."""
+        steps = (f"{label} {op} {operand}" for label, (op, operand) in zip(LABELS, self.steps, strict=False))
+        return " ".join(["mod 100:", str(self.start), *steps])
 
     @property
     def values(self) -> list[int]:
@@ -67,7 +72,7 @@ class Chain:
 def parse(question: str) -> Chain:
     """The chain of a question's text."""
     words = question.removeprefix("mod 100: ").split()
-    return Chain(int(words[0]), tuple((op, int(n)) for op, n in zip(words[1::2], words[2::2], strict=True)))
+    return Chain(int(words[0]), tuple((op, int(n)) for op, n in zip(words[2::3], words[3::3], strict=True)))
 
 
 def is_test(question: str) -> bool:
@@ -91,19 +96,19 @@ def chains(*, test: bool, per_step: Sequence[int], seed: int) -> Iterator[Chain]
 
 
 def derivation(chain: Chain, *, slip_at: int | None = None, noticed: bool = False, offset: int = 0) -> str:
-    """'4 + 7 = 11 * 3 = 33'. A slip shifts the value after step `slip_at` by `offset`; noticed, it is corrected at
+    """'4 a + 7 = 11 b * 3 = 33'. A slip shifts the value after step `slip_at` by `offset`; noticed, it is corrected at
     once behind a "Wait", otherwise the chain goes on from the wrong value."""
     value, words = chain.start, [str(chain.start)]
     for step, (op, operand) in enumerate(chain.steps):
         before, value = value, OPERATIONS[op](value, operand)
         if step == slip_at:
             wrong = (value + offset) % 100
-            words.append(f"{op} {operand} = {wrong}")
+            words.append(f"{LABELS[step]} {op} {operand} = {wrong}")
             if not noticed:
                 value = wrong
                 continue
             words.append(f"Wait {before}")
-        words.append(f"{op} {operand} = {value}")
+        words.append(f"{LABELS[step]} {op} {operand} = {value}")
     return " ".join(words)
 
 
@@ -162,7 +167,8 @@ def examples(
 
 VOCABULARY = [
     "<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>",
-    "system", "user", "assistant", "mod", "Answer", "Wait", "Hmm", "Alternatively", ":", ";", "+", "-", "*", "=",
+    "system", "user", "assistant", "mod", "Answer", "Wait", "Hmm", "Alternatively",
+    ":", ";", "+", "-", "*", "=", *LABELS,
     *(str(n) for n in range(101)),
 ]  # fmt: skip
 """Every number is one token, so a budget of n thinking tokens cuts inside a step as finely as it can."""

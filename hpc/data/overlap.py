@@ -31,4 +31,4 @@ class Overlap:
 
 def _runs(text: str, size: int) -> Iterable[tuple[str, ...]]:
     split = words(text)
-    return (tuple(split[i:i + size]) for i in range(len(split) - size + 1))
+    return (tuple(split[i : i + size]) for i in range(len(split) - size + 1))

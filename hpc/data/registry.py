@@ -31,8 +31,12 @@ def resolve(value: Any, inputs: Inputs) -> Any:
         return [resolve(v, inputs) for v in value]
     if isinstance(value, str) and value.startswith("run:"):
         if value not in inputs:
-            raise StageError(f"{value} is not an input of this stage", where="data",
-                             why=f"inputs: {', '.join(inputs) or '(none)'}", next="plan and submit the recipe again")
+            raise StageError(
+                f"{value} is not an input of this stage",
+                where="data",
+                why=f"inputs: {', '.join(inputs) or '(none)'}",
+                next="plan and submit the recipe again",
+            )
         return str(inputs[value])
     return value
 
@@ -55,9 +59,12 @@ def published(folder: Path) -> list[Example]:
     if (folder / "examples.jsonl").is_file():
         return [Example(**row) for row in read_jsonl(folder / "examples.jsonl")]
     if not (folder / "samples.jsonl").is_file():
-        raise StageError("this artifact holds no examples", where=str(folder),
-                         why="neither examples.jsonl nor samples.jsonl is there",
-                         next="refer to a data stage (run:RECIPE#data) or a generate stage (run:RECIPE#generate.TASK)")
+        raise StageError(
+            "this artifact holds no examples",
+            where=str(folder),
+            why="neither examples.jsonl nor samples.jsonl is there",
+            next="refer to a data stage (run:RECIPE#data) or a generate stage (run:RECIPE#generate.TASK)",
+        )
     questions = {row["id"]: row for row in read_jsonl(folder / "questions.jsonl")}
     firsts = [row for row in read_jsonl(folder / "samples.jsonl") if row["sample"] == 0]
     return [_completed(questions[row["id"]], row) for row in firsts]

@@ -55,10 +55,20 @@ def records(
         reference_boxed: take the content of the last \\boxed{} of the reference column.
         extra: further columns to keep.
     """
-    patterns = {"question": question_pattern, "thinking": thinking_pattern, "answer": answer_pattern,
-                "reference": reference_pattern}
-    columns = {"question": question, "thinking": thinking, "answer": answer, "reference": reference,
-               "domain": domain, "source": source}
+    patterns = {
+        "question": question_pattern,
+        "thinking": thinking_pattern,
+        "answer": answer_pattern,
+        "reference": reference_pattern,
+    }
+    columns = {
+        "question": question,
+        "thinking": thinking,
+        "answer": answer,
+        "reference": reference,
+        "domain": domain,
+        "source": source,
+    }
     origin = file or hub
     for row in _rows(file, hub, subset, split):
         text = {f: _match(_text(row, column, origin), patterns.get(f, "")) for f, column in columns.items()}
@@ -79,8 +89,17 @@ def math_solved(
         minus: a task, or a list of tasks, whose questions are left out (math500: MATH-500 is part of MATH's test).
     """
     excluded = _questions_of(minus)
-    table = records(file=file, hub=hub, split=split, question="problem", thinking="solution", reference="solution",
-                    reference_boxed=True, domain="type", extra=("level",))
+    table = records(
+        file=file,
+        hub=hub,
+        split=split,
+        question="problem",
+        thinking="solution",
+        reference="solution",
+        reference_boxed=True,
+        domain="type",
+        extra=("level",),
+    )
     for example in table:
         if plain(example.question) in excluded:
             continue
@@ -112,8 +131,16 @@ def mini(
         twice: share of worked answers with the chain written a second time.
         seed: of the problems and traces (part of what this source is, not a seed of the stage).
     """
-    return chains.examples(test=test, per_step=per_step, seed=seed, kinds=kinds or {"plain": 1.0},
-                           more_checks=more_checks, missing=missing, worked=worked, twice=twice)
+    return chains.examples(
+        test=test,
+        per_step=per_step,
+        seed=seed,
+        kinds=kinds or {"plain": 1.0},
+        more_checks=more_checks,
+        missing=missing,
+        worked=worked,
+        twice=twice,
+    )
 
 
 def _rows(file: str, hub: str, subset: str, split: str) -> Iterable[dict[str, Any]]:
@@ -178,9 +205,12 @@ def _walk(row: Mapping[str, Any], column: str, origin: str) -> Any:
         try:
             value = value[int(step) if step.isdigit() else step]
         except (KeyError, IndexError, TypeError):
-            raise StageError(f'no column "{column}" in {origin}', where="data.source",
-                             why=f"columns: {', '.join(map(str, row))}",
-                             next="map our fields to its columns: question, thinking, answer, reference") from None
+            raise StageError(
+                f'no column "{column}" in {origin}',
+                where="data.source",
+                why=f"columns: {', '.join(map(str, row))}",
+                next="map our fields to its columns: question, thinking, answer, reference",
+            ) from None
     return value
 
 

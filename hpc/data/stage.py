@@ -41,12 +41,21 @@ def run(work: Work) -> dict[str, Any]:
     kept = _decontaminated(kept, config, whole)
     selected = _selected(kept, config.select, config.size, work.seed, whole)
     if not selected:
-        raise StageError("no example is left to train on", where="data", why=_story(reports, whole),
-                         next="loosen the filters or name a larger source")
+        raise StageError(
+            "no example is left to train on",
+            where="data",
+            why=_story(reports, whole),
+            next="loosen the filters or name a larger source",
+        )
     selected.sort(key=lambda e: e.id)
     write_jsonl(work.out / "examples.jsonl", (e.row() for e in selected))
-    manifest = {"unit": "words" if config.tokenizer == "words" else f"tokens of {config.tokenizer}",
-                "seed": work.seed, "parts": reports, **whole, **summary(selected)}
+    manifest = {
+        "unit": "words" if config.tokenizer == "words" else f"tokens of {config.tokenizer}",
+        "seed": work.seed,
+        "parts": reports,
+        **whole,
+        **summary(selected),
+    }
     write_json(work.out / "manifest.json", manifest)
     return {"examples": len(selected), "thinking_length": manifest["lengths"]["thinking"]["total"]}
 
@@ -126,24 +135,38 @@ def _decontaminated(pool: list[Example], config: Data, report: dict[str, Any]) -
         overlap = Overlap((q.question for q in questions), config.ngram_words)
         found = {e.id: rule for e in kept if (rule := overlap(e.question))}
         kept = [e for e in kept if e.id not in found]
-        rows.append({"task": task, "kept": len(kept), "dropped": dict(sorted(Counter(found.values()).items())),
-                     "ids": sorted(found)})
+        rows.append(
+            {
+                "task": task,
+                "kept": len(kept),
+                "dropped": dict(sorted(Counter(found.values()).items())),
+                "ids": sorted(found),
+            }
+        )
     report["decontaminate"] = {"ngram_words": config.ngram_words, "tasks": rows}
     return kept
 
 
-def _selected(
-    pool: list[Example], select: Spec, size: int | None, seed: int, report: dict[str, Any]
-) -> list[Example]:
+def _selected(pool: list[Example], select: Spec, size: int | None, seed: int, report: dict[str, Any]) -> list[Example]:
     selected: list[Example] = make("select", select)(pool, len(pool) if size is None else size, seed)
-    report["select"] = {"rule": select, "available": len(pool), "size": size, "selected": len(selected),
-                        "size_not_binding": size is not None and size >= len(pool)}
+    report["select"] = {
+        "rule": select,
+        "available": len(pool),
+        "size": size,
+        "selected": len(selected),
+        "size_not_binding": size is not None and size >= len(pool),
+    }
     return selected
 
 
 def _spread(counts: Sequence[int]) -> dict[str, float]:
-    return {"min": min(counts), "median": statistics.median(counts), "mean": round(statistics.fmean(counts), 2),
-            "max": max(counts), "total": sum(counts)}
+    return {
+        "min": min(counts),
+        "median": statistics.median(counts),
+        "mean": round(statistics.fmean(counts), 2),
+        "max": max(counts),
+        "total": sum(counts),
+    }
 
 
 def _story(reports: dict[str, Any], whole: dict[str, Any]) -> str:

@@ -21,12 +21,12 @@ def box(text: str) -> str | None:
     start = text.rfind("\\boxed")
     if start < 0:
         return None
-    rest = text[start + len("\\boxed"):]
+    rest = text[start + len("\\boxed") :]
     if not rest.lstrip().startswith("{"):
         return rest.split("$")[0].strip(" .") or None
     depth, begin = 0, rest.index("{")
     for position in range(begin, len(rest)):
         depth += {"{": 1, "}": -1}.get(rest[position], 0)
         if depth == 0:
-            return rest[begin + 1:position].strip()
+            return rest[begin + 1 : position].strip()
     return None

@@ -44,4 +44,4 @@ def _spoken(text: str, letters: str) -> str | None:
     """The rest of the line after the last "answer is" that a letter follows."""
     mark = rf"(?:[Aa]nswer|[Cc]hoice|[Oo]ption)\s+is\s*:?(?={OPEN}(?:[Oo]ption\s+)?\(?[{letters}]{LABEL})"
     found = list(re.finditer(mark, text))
-    return text[found[-1].end():].split("\n")[0] if found else None
+    return text[found[-1].end() :].split("\n")[0] if found else None

@@ -35,14 +35,14 @@ def braces(text: str, start: int) -> str | None:
     for match in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0 and match[0] == "}":
-            return text[start + 1:start + match.start()]
+            return text[start + 1 : start + match.start()]
     return None
 
 
 def stated(text: str) -> str | None:
     """What follows the last "Answer:" (also "Final Answer:", "####"): its line, or the formula block below it."""
     for match in reversed(list(STATED.finditer(text))):
-        rest = text[match.end():]
+        rest = text[match.end() :]
         if block := MATH_BLOCK.match(rest):
             return (block[1] or block[2]).strip()
         line = next((line.strip() for line in rest.split("\n") if line.strip()), "")

@@ -35,11 +35,16 @@ def resolve(spec: dict[str, Any]) -> Bound:
     taken = list(inspect.signature(function).parameters)[2:]
     for key in arguments:
         if key not in taken:
-            raise RecipeError(f'grader "{spec["name"]}" takes no argument "{key}"', where="grader",
-                              why=nearest(key, taken), next="correct or remove the argument")
+            raise RecipeError(
+                f'grader "{spec["name"]}" takes no argument "{key}"',
+                where="grader",
+                why=nearest(key, taken),
+                next="correct or remove the argument",
+            )
 
     def bound(question: Question, sample: Sample) -> Judged:
-        return function(question, sample, **arguments)
+        judged: Judged = function(question, sample, **arguments)
+        return judged
 
     return bound
 

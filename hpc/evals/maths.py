@@ -159,8 +159,14 @@ def _by_math_verify(gold: str, mine: str) -> bool:
 def _parse(text: str) -> list[Any]:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    return list(parse(f"${text}$", extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()],
-                      fallback_mode="no_fallback", parsing_timeout=None))
+    return list(
+        parse(
+            f"${text}$",
+            extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()],
+            fallback_mode="no_fallback",
+            parsing_timeout=None,
+        )
+    )
 
 
 def _near(gold: Any, mine: Any) -> bool:

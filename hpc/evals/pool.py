@@ -1,6 +1,6 @@
 """Worker processes for graders that may hang: one JSON line in, one out, killed and replaced after a time limit.
 
-    python -m hpc.evals.pool '{"name": "math"}' 10        (started by Worker; reads lines from stdin)
+python -m hpc.evals.pool '{"name": "math"}' 10        (started by Worker; reads lines from stdin)
 """
 
 from __future__ import annotations
@@ -59,13 +59,21 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "hpc.evals.pool", json.dumps(self.spec), str(self.timeout_s)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-                                        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
         if _read_line(self.process, START_S) is None:
             self.stop()
-            raise StageError(f"the grading process of {self.spec['name']} did not start", where=" ".join(command[:3]),
-                             why=f"no sign of life within {START_S:.0f} s; its messages are above",
-                             next="run that command by hand and mend what it prints")
+            raise StageError(
+                f"the grading process of {self.spec['name']} did not start",
+                where=" ".join(command[:3]),
+                why=f"no sign of life within {START_S:.0f} s; its messages are above",
+                next="run that command by hand and mend what it prints",
+            )
         return self.process
 
     def stop(self) -> None:
@@ -82,8 +90,9 @@ class Worker:
             self.process = None
 
 
-def judge_all(spec: dict[str, Any], items: Iterable[Item], *, timeout_s: float, workers: int = 1
-              ) -> list[tuple[str | None, Verdict, str]]:
+def judge_all(
+    spec: dict[str, Any], items: Iterable[Item], *, timeout_s: float, workers: int = 1
+) -> list[tuple[str | None, Verdict, str]]:
     """Verdicts in the order of `items`, whatever the number of workers."""
     listed = list(items)
     results: list[tuple[str | None, Verdict, str]] = [(None, "grader_error", "not judged")] * len(listed)

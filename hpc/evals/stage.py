@@ -24,8 +24,10 @@ def run(work: Work) -> dict[str, Any]:
     spec = dict(work.what["grader"])
     judged = judge(spec, items, timeout_s=work.config.timeout_s, workers=work.config.workers)
     version = lookup.version(spec["name"])
-    rows = [Graded(sample.id, sample.sample, extracted, verdict, spec["name"], version).row()
-            for (_, sample), (extracted, verdict, _) in zip(items, judged, strict=True)]
+    rows = [
+        Graded(sample.id, sample.sample, extracted, verdict, spec["name"], version).row()
+        for (_, sample), (extracted, verdict, _) in zip(items, judged, strict=True)
+    ]
     files.write_jsonl(work.out / "grades.jsonl", rows)
     reasons = [(sample.id, reason) for (_, sample), (_, _, reason) in zip(items, judged, strict=True) if reason]
     for identity, reason in reasons[:ERRORS_SHOWN]:
@@ -46,13 +48,18 @@ def read(folder: Path) -> list[pool.Item]:
     samples = [Sample(**row) for row in files.read_jsonl(folder / "samples.jsonl")]
     strangers = sorted({s.id for s in samples} - set(questions))
     if strangers:
-        raise StageError(f"{len(strangers)} sampled question(s) are not in questions.jsonl", where=str(folder),
-                         why=f"first: {strangers[0]}", next=f"delete {folder} and submit again: it is rebuilt")
+        raise StageError(
+            f"{len(strangers)} sampled question(s) are not in questions.jsonl",
+            where=str(folder),
+            why=f"first: {strangers[0]}",
+            next=f"delete {folder} and submit again: it is rebuilt",
+        )
     return [(questions[s.id], s) for s in samples]
 
 
-def judge(spec: dict[str, Any], items: list[pool.Item], *, timeout_s: float, workers: int
-          ) -> list[tuple[str | None, Any, str]]:
+def judge(
+    spec: dict[str, Any], items: list[pool.Item], *, timeout_s: float, workers: int
+) -> list[tuple[str | None, Any, str]]:
     """Verdicts in the order of `items`: text comparison here, everything else in worker processes."""
     if spec["name"] in lookup.CANNOT_HANG:
         grader = lookup.resolve(spec)

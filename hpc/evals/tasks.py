@@ -39,17 +39,25 @@ def load_questions(task: dict[str, Any], inputs: Mapping[str, Path | str] | None
     questions = [_question(task, example) for example in sources.load(task["source"], inputs)]
     name, where = task.get("name", "?"), f"source {task['source']}"
     if not questions:
-        raise StageError(f"task {name} has no questions", where=where,
-                         next="check the task's source: file, split and column names")
+        raise StageError(
+            f"task {name} has no questions", where=where, next="check the task's source: file, split and column names"
+        )
     first: dict[str, int] = {}
     for number, question in enumerate(questions):
         if first.setdefault(question.id, number) != number:
-            raise StageError(f"task {name} asks one question twice", where=where,
-                             why=f"rows {first[question.id]} and {number} have the id {question.id}",
-                             next="remove one of the two rows")
+            raise StageError(
+                f"task {name} asks one question twice",
+                where=where,
+                why=f"rows {first[question.id]} and {number} have the id {question.id}",
+                next="remove one of the two rows",
+            )
         if not question.reference:
-            raise StageError(f"a question of task {name} has no reference", where=where,
-                             why=f"row {number}, id {question.id}", next="correct `reference` in the task's source")
+            raise StageError(
+                f"a question of task {name} has no reference",
+                where=where,
+                why=f"row {number}, id {question.id}",
+                next="correct `reference` in the task's source",
+            )
     return questions[: task.get("limit")]
 
 

@@ -53,13 +53,20 @@ def read_format(text: dict[str, Any], name: str) -> Format:
     valid = [f.name for f in fields(Format)]
     for key in text:
         if key not in valid:
-            raise StageError(f"format {name} has an unknown key {key}", where=f"format {name}",
-                             why=nearest(key, valid), next="correct the key in the format's YAML")
+            raise StageError(
+                f"format {name} has an unknown key {key}",
+                where=f"format {name}",
+                why=nearest(key, valid),
+                next="correct the key in the format's YAML",
+            )
     form = Format(**text)
     if form.thinking_start is not None and not form.thinking_stop:
-        raise StageError(f"format {name} starts thinking but nothing ends it", where=f"format {name}",
-                         why="thinking_start is set and thinking_stop is empty",
-                         next="list the texts that end thinking in thinking_stop")
+        raise StageError(
+            f"format {name} starts thinking but nothing ends it",
+            where=f"format {name}",
+            why="thinking_start is set and thinking_stop is empty",
+            next="list the texts that end thinking in thinking_stop",
+        )
     return form
 
 
@@ -72,8 +79,15 @@ def prompt_text(tokenizer: Any, prompt: str, form: Format) -> tuple[str, str]:
     turns = [{"role": "system", "content": form.system}] if form.system else []
     turns.append({"role": "user", "content": prompt})
     if tokenizer.chat_template:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True,
-                                                 date_string=TODAY.strftime("%d %b %Y"), strftime_now=TODAY.strftime))
+        text = str(
+            tokenizer.apply_chat_template(
+                turns,
+                tokenize=False,
+                add_generation_prompt=True,
+                date_string=TODAY.strftime("%d %b %Y"),
+                strftime_now=TODAY.strftime,
+            )
+        )
     else:
         text = "\n\n".join(turn["content"] or "" for turn in turns)
     start = form.thinking_start or ""

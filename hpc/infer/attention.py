@@ -51,7 +51,7 @@ class GrowingLayer(DynamicLayer):
         rows, heads, _, size = new.shape
         buffer = new.new_empty(rows, heads, length + GROWTH_TOKENS, size)
         if old.numel():
-            buffer[:, :, :old.shape[-2]] = old
+            buffer[:, :, : old.shape[-2]] = old
         return buffer
 
 
@@ -63,8 +63,13 @@ def make_cache(config: Any) -> DynamicCache:
 
 
 def grouped_attention(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor | None, scaling: float | None = None, **kwargs: Any,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one new token per row without repeating keys; longer queries go to transformers' own function."""
     if query.shape[2] > 1:

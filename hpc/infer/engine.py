@@ -76,10 +76,10 @@ class Engine(Protocol):
 
 def before_stop(words: Vocabulary, drawn: list[int], texts: Sequence[str]) -> Completion:
     """The completion whose last tokens spell one of `texts`: the tokens wholly before it are kept."""
-    window = drawn[-(2 * max(len(t.encode()) for t in texts) + 2):]
+    window = drawn[-(2 * max(len(t.encode()) for t in texts) + 2) :]
     found = words.find(window, texts)
     assert found is not None, "called only after a stop text was seen"
-    kept = drawn[:len(drawn) - len(window) + found[0]]
+    kept = drawn[: len(drawn) - len(window) + found[0]]
     return Completion(kept, words.decode(kept), "stop", found[2], len(drawn))
 
 
@@ -115,5 +115,9 @@ def _load(setup: Setup) -> Engine:
         from hpc.infer.transformer import TransformersEngine
 
         return TransformersEngine(setup)
-    raise StageError(f"no engine is called {setup.engine}", where="generate.engine",
-                     why=nearest(setup.engine, ENGINES), next="set generate.engine to one of these")
+    raise StageError(
+        f"no engine is called {setup.engine}",
+        where="generate.engine",
+        why=nearest(setup.engine, ENGINES),
+        next="set generate.engine to one of these",
+    )

@@ -56,8 +56,15 @@ class Timing:
         rows = generate()
         seconds = time.monotonic() - start
         tokens = sum(row["policy_tokens"] for row in rows)
-        self.rows.append({"chunk": number, "samples": len(rows), "seconds": round(seconds, 3), "output_tokens": tokens,
-                          "output_tokens_per_s": round(tokens / max(seconds, 1e-9), 1)})
+        self.rows.append(
+            {
+                "chunk": number,
+                "samples": len(rows),
+                "seconds": round(seconds, 3),
+                "output_tokens": tokens,
+                "output_tokens_per_s": round(tokens / max(seconds, 1e-9), 1),
+            }
+        )
         return rows
 
     def __str__(self) -> str:
@@ -97,7 +104,8 @@ def _check(settings: Generate, form: Format, work: Work) -> None:
     if form.thinking_start is None and (limits.max is not None or limits.min or limits.waits):
         raise StageError(
             f"format {work.what['format']['name']} has no thinking that a budget could bound",
-            where="generate.thinking", why=f"max {limits.max}, min {limits.min}, waits {limits.waits}",
+            where="generate.thinking",
+            why=f"max {limits.max}, min {limits.min}, waits {limits.waits}",
             next="set generate.thinking to {max: null, min: 0, waits: 0}, or take a format with thinking",
         )
 
@@ -107,20 +115,29 @@ def _chunks(questions: list[Question], settings: Generate) -> Iterator[list[tupl
     pairs = [(question, sample) for question in questions for sample in range(settings.num_samples)]
     size = max(1, settings.batch_size) * CHUNK_BATCHES
     for start in range(0, len(pairs), size):
-        yield pairs[start:start + size]
+        yield pairs[start : start + size]
 
 
 def _generate(work: Work, engine: Engine, form: Format, chunk: list[tuple[Question, int]]) -> list[Row]:
     rules = make_rules(work.config, form, engine.vocabulary, engine.context_tokens)
     paths = [_path(work, rules, question, sample) for question, sample in chunk]
     complete(engine, paths)
-    return [to_sample(path, engine, question.id, sample, work.seed).row()
-            for path, (question, sample) in zip(paths, chunk, strict=True)]
+    return [
+        to_sample(path, engine, question.id, sample, work.seed).row()
+        for path, (question, sample) in zip(paths, chunk, strict=True)
+    ]
 
 
 def _setup(work: Work, settings: Generate) -> Setup:
-    return Setup(settings.engine, str(work.inputs["model"]), settings.dtype, settings.context_tokens,
-                 settings.tensor_parallel, settings.batch_size, settings.gpu_memory_fraction)
+    return Setup(
+        settings.engine,
+        str(work.inputs["model"]),
+        settings.dtype,
+        settings.context_tokens,
+        settings.tensor_parallel,
+        settings.batch_size,
+        settings.gpu_memory_fraction,
+    )
 
 
 def _path(work: Work, rules: Rules, question: Question, sample: int) -> Path:
@@ -132,16 +149,32 @@ def to_sample(path: Path, engine: Engine, item: str, sample: int, seed: int) -> 
     """The record of a finished path. FLOPs: 2 x parameters x tokens processed, each once (an estimate)."""
     words = path.rules.words
     return Sample(
-        id=item, sample=sample, thinking=words.decode(path.thinking), answer=path.answer_text,
-        thinking_tokens=len(path.thinking), answer_tokens=len(path.answer), prompt_tokens=len(path.prompt),
-        thinking_finish=path.thinking_finish, answer_finish=path.answer_finish, seed=seed, events=path.events,
-        policy_tokens=path.policy_tokens, policy_flops=2.0 * engine.num_parameters * len(path.seen),
+        id=item,
+        sample=sample,
+        thinking=words.decode(path.thinking),
+        answer=path.answer_text,
+        thinking_tokens=len(path.thinking),
+        answer_tokens=len(path.answer),
+        prompt_tokens=len(path.prompt),
+        thinking_finish=path.thinking_finish,
+        answer_finish=path.answer_finish,
+        seed=seed,
+        events=path.events,
+        policy_tokens=path.policy_tokens,
+        policy_flops=2.0 * engine.num_parameters * len(path.seen),
     )
 
 
 def _identity(work: Work) -> str:
-    return files.digest({"key": work.key, "what": work.what, "seed": work.seed, "version": VERSION,
-                         "batch_size": work.config.batch_size})
+    return files.digest(
+        {
+            "key": work.key,
+            "what": work.what,
+            "seed": work.seed,
+            "version": VERSION,
+            "batch_size": work.config.batch_size,
+        }
+    )
 
 
 def _append(work: Work, number: int, rows: list[Row]) -> None:
@@ -178,8 +211,11 @@ def summarize(rows: list[Row], num_questions: int) -> Row:
     for row in rows:
         finishes[row["thinking_finish"]] += 1
     return {
-        "questions": num_questions, "samples": len(rows),
-        "cut": events.count("cut"), "waits": events.count("wait"), "thinking_finish": dict(sorted(finishes.items())),
+        "questions": num_questions,
+        "samples": len(rows),
+        "cut": events.count("cut"),
+        "waits": events.count("wait"),
+        "thinking_finish": dict(sorted(finishes.items())),
         "truncated": sum(row["answer_finish"] == "length" for row in rows),
         "output_tokens": sum(row["policy_tokens"] for row in rows),
         "mean_thinking_tokens": fmean(row["thinking_tokens"] for row in rows) if rows else 0.0,

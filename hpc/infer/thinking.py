@@ -75,15 +75,27 @@ def make_rules(settings: Generate, form: Format, words: Vocabulary, context_toke
     limits = settings.thinking
     spare = settings.max_tokens - settings.answer_tokens
     if limits.max == "auto" and spare < 1:
-        raise StageError("the settings leave no token for thinking", where="generate.thinking.max auto",
-                         why=f"max_tokens {settings.max_tokens} - answer_tokens {settings.answer_tokens}",
-                         next="raise generate.max_tokens or lower generate.answer_tokens")
+        raise StageError(
+            "the settings leave no token for thinking",
+            where="generate.thinking.max auto",
+            why=f"max_tokens {settings.max_tokens} - answer_tokens {settings.answer_tokens}",
+            next="raise generate.max_tokens or lower generate.answer_tokens",
+        )
     ends, end_texts = words.turn_ends(form.end)
     stops, stop_texts = words.stops(form.thinking_stop)
     return Rules(
-        form, words, context_tokens, settings.max_tokens, spare if limits.max == "auto" else limits.max, limits.min,
-        limits.waits, tuple(words.encode(limits.wait_text)), settings.temperature, settings.top_p,
-        (stops | ends, stop_texts + end_texts), (ends, end_texts),
+        form,
+        words,
+        context_tokens,
+        settings.max_tokens,
+        spare if limits.max == "auto" else limits.max,
+        limits.min,
+        limits.waits,
+        tuple(words.encode(limits.wait_text)),
+        settings.temperature,
+        settings.top_p,
+        (stops | ends, stop_texts + end_texts),
+        (ends, end_texts),
     )
 
 
@@ -141,8 +153,16 @@ class Path:
         """The next continuation to generate. Never called when done."""
         thinks = self.state == "thinking"
         stop_ids, stop_texts = self.rules.thinking_stops if thinks else self.rules.answer_stops
-        return Request(self.seen, self.left if thinks else self.room, self.held, stop_ids, stop_texts,
-                       self.rules.temperature, self.rules.top_p, self.seed_of(self.round))
+        return Request(
+            self.seen,
+            self.left if thinks else self.room,
+            self.held,
+            stop_ids,
+            stop_texts,
+            self.rules.temperature,
+            self.rules.top_p,
+            self.seed_of(self.round),
+        )
 
     def take(self, completion: Completion) -> None:
         """Move on with what was generated for `request`."""
@@ -203,7 +223,7 @@ class Path:
         self.answer_finish, self.state = completion.finish, "done"
         text, end = self.rules.words.decode(ids), self.rules.form.end
         if end and completion.finish == "stop" and (text + completion.stop).endswith(end):
-            text = (text + completion.stop)[:-len(end)]
+            text = (text + completion.stop)[: -len(end)]
         self.answer_text += text
 
     def _split(self, completion: Completion) -> None:

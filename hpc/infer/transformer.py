@@ -48,7 +48,7 @@ class TransformersEngine:
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i))
         done: dict[int, Completion] = {}
         for start in range(0, len(order), self.batch_size):
-            rows = order[start:start + self.batch_size]
+            rows = order[start : start + self.batch_size]
             batch = Batch(self.vocabulary, self.model, [requests[i] for i in rows], self.device)
             done.update(zip(rows, batch.run(), strict=True))
         return [done[i] for i in range(len(requests))]
@@ -81,8 +81,14 @@ class Batch:
         padded = not bool(mask_BP.all())
         step = 0
         while self.rows:
-            output = self.model(input_ids=ids_BP, attention_mask=mask_BP if padded else None, use_cache=True,
-                                position_ids=positions_BP, past_key_values=cache, logits_to_keep=1)
+            output = self.model(
+                input_ids=ids_BP,
+                attention_mask=mask_BP if padded else None,
+                use_cache=True,
+                position_ids=positions_BP,
+                past_key_values=cache,
+                logits_to_keep=1,
+            )
             tokens_B = self._choose(output.logits[:, -1].float(), step)
             alive = self._take(tokens_B.tolist())
             step += 1

@@ -39,9 +39,16 @@ class VllmEngine:
         config = AutoConfig.from_pretrained(name, revision=revision)
 
         self.llm: Any = LLM(
-            model=name, revision=revision, tokenizer_revision=revision, dtype=DTYPES[setup.dtype], seed=0,
-            max_model_len=_context(config, setup.context_tokens), max_num_seqs=setup.batch_size,
-            enable_prefix_caching=True, enforce_eager=num_gpus == 0, disable_log_stats=True,
+            model=name,
+            revision=revision,
+            tokenizer_revision=revision,
+            dtype=DTYPES[setup.dtype],
+            seed=0,
+            max_model_len=_context(config, setup.context_tokens),
+            max_num_seqs=setup.batch_size,
+            enable_prefix_caching=True,
+            enforce_eager=num_gpus == 0,
+            disable_log_stats=True,
             tensor_parallel_size=tensor_parallel(config, num_gpus, setup.tensor_parallel),
             **({"gpu_memory_utilization": setup.gpu_memory_fraction} if num_gpus else {}),
         )
@@ -49,8 +56,11 @@ class VllmEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """The continuations of `requests`, in their order."""
-        outputs = self.llm.generate([{"prompt_token_ids": list(r.prompt_ids)} for r in requests],
-                                    [_sampling(r) for r in requests], use_tqdm=False)
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": list(r.prompt_ids)} for r in requests],
+            [_sampling(r) for r in requests],
+            use_tqdm=False,
+        )
         return [self._completion(r, o.outputs[0]) for r, o in zip(requests, outputs, strict=True)]
 
     def close(self) -> None:
@@ -68,8 +78,11 @@ class VllmEngine:
         if output.finish_reason == "stop":
             return Completion(drawn[:-1], words.decode(drawn[:-1]), "stop", words.piece(drawn[-1]), len(drawn))
         if output.finish_reason != "length":
-            raise StageError(f"vLLM ended a request with {output.finish_reason}", where="generate.engine vllm",
-                             next="hpc submit again: finished chunks are kept")
+            raise StageError(
+                f"vLLM ended a request with {output.finish_reason}",
+                where="generate.engine vllm",
+                next="hpc submit again: finished chunks are kept",
+            )
         return Completion(drawn, words.decode(drawn), "length", "", len(drawn))
 
 
@@ -79,9 +92,14 @@ def _sampling(request: Request) -> Any:
 
     drawn = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
     return SamplingParams(
-        max_tokens=request.max_tokens, min_tokens=min(request.min_tokens, request.max_tokens), ignore_eos=True,
-        stop_token_ids=sorted(request.stop_ids), stop=list(request.stop_texts), skip_special_tokens=False,
-        spaces_between_special_tokens=False, detokenize=bool(request.stop_texts),
+        max_tokens=request.max_tokens,
+        min_tokens=min(request.min_tokens, request.max_tokens),
+        ignore_eos=True,
+        stop_token_ids=sorted(request.stop_ids),
+        stop=list(request.stop_texts),
+        skip_special_tokens=False,
+        spaces_between_special_tokens=False,
+        detokenize=bool(request.stop_texts),
         **(drawn if request.temperature > 0 else {"temperature": 0.0}),
     )
 
@@ -101,15 +119,21 @@ def _prepare() -> int:
         request_amx()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING" if num_gpus else "ERROR")
     if importlib.util.find_spec("vllm") is None:
-        raise StageError("vLLM is not installed here", where="generate.engine",
-                         why=f"no module vllm; {num_gpus} GPUs are visible",
-                         next=_advice(num_gpus))
+        raise StageError(
+            "vLLM is not installed here",
+            where="generate.engine",
+            why=f"no module vllm; {num_gpus} GPUs are visible",
+            next=_advice(num_gpus),
+        )
     from vllm.platforms import current_platform
 
     if (num_gpus == 0) != current_platform.is_cpu():
-        raise StageError("the installed vLLM is for another kind of machine", where="generate.engine",
-                         why=f"its platform is {current_platform.device_type or 'none'}; {num_gpus} GPUs are visible",
-                         next=_advice(num_gpus))
+        raise StageError(
+            "the installed vLLM is for another kind of machine",
+            where="generate.engine",
+            why=f"its platform is {current_platform.device_type or 'none'}; {num_gpus} GPUs are visible",
+            next=_advice(num_gpus),
+        )
     return num_gpus
 
 

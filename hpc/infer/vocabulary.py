@@ -91,7 +91,7 @@ class Vocabulary:
         last = self.piece(ids[-1])
         for text in texts:
             if not text[-1].isascii() or text[-1] in last:
-                window = self.decode(ids[-(len(text.encode()) + 1):])
+                window = self.decode(ids[-(len(text.encode()) + 1) :])
                 if text in window:
                     return text
         return ""
@@ -125,8 +125,12 @@ def check_model(model: str) -> None:
     """Raise StageError if `model` is a local path without a config.json in it."""
     path = Path(model)
     if (path.is_absolute() or path.exists()) and not (path / "config.json").exists():
-        raise StageError("there is no model to generate with", where=str(path), why="the folder has no config.json",
-                         next="set `model` to a folder in Hugging Face format, org/name@revision or run:RECIPE")
+        raise StageError(
+            "there is no model to generate with",
+            where=str(path),
+            why="the folder has no config.json",
+            next="set `model` to a folder in Hugging Face format, org/name@revision or run:RECIPE",
+        )
 
 
 def count_parameters(model: str) -> int:

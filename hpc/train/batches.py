@@ -61,8 +61,10 @@ class Batches:
 
     def about(self) -> str:
         """One line for the log: how a step is made up."""
-        return (f"{len(self.rows)} examples, {self.num_steps} steps of {self.batch_size} = {self.world_size} ranks "
-                f"x {self.micro_steps} passes x {self.micro_batch} rows")
+        return (
+            f"{len(self.rows)} examples, {self.num_steps} steps of {self.batch_size} = {self.world_size} ranks "
+            f"x {self.micro_steps} passes x {self.micro_batch} rows"
+        )
 
     def members(self, step: int) -> list[Rendered]:
         """The examples of a step's global batch."""

@@ -1,6 +1,6 @@
 """Checkpoints of an attempt: saved whole or not at all, found again by the next attempt, resumed exactly.
 
-    ROOT/work/train/KEY/N/checkpoints/step_S/          DeepSpeed's files; COMPLETE is written last
+ROOT/work/train/KEY/N/checkpoints/step_S/          DeepSpeed's files; COMPLETE is written last
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ def build(settings: Train, batches: Batches, model: ModelReference, team: Team, 
     transformers.logging.disable_progress_bar()
     shape = transformers.AutoConfig.from_pretrained(model.name, revision=model.revision)
     offload = choose_offload(settings, shape, team)
-    config = deepspeed_config(settings, batches, hidden=getattr(shape, "hidden_size", 0), offload=offload,
-                              device=team.device.type)
+    config = deepspeed_config(
+        settings, batches, hidden=getattr(shape, "hidden_size", 0), offload=offload, device=team.device.type
+    )
     network = _random(shape, settings, seed) if settings.init == "random" else _pretrained(model, settings, config)
     network.config.use_cache = False
     if settings.activation_checkpointing:
@@ -55,8 +56,13 @@ def deepspeed_config(
     """
     on_gpu = device == "cuda"
     own_adam = on_gpu and offload != "none"
-    adam = {"lr": settings.lr, "betas": list(settings.betas), "eps": settings.eps,
-            "weight_decay": settings.weight_decay, "torch_adam": not own_adam}
+    adam = {
+        "lr": settings.lr,
+        "betas": list(settings.betas),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+        "torch_adam": not own_adam,
+    }
     return {
         "train_batch_size": batches.micro_batch * batches.micro_steps * batches.world_size,
         "train_micro_batch_size_per_gpu": batches.micro_batch,
@@ -84,8 +90,10 @@ def choose_offload(settings: Train, shape: PretrainedConfig, team: Team) -> Offl
     params = _count_parameters(shape)
     fits = [kind for kind, each in STATE_BYTES.items() if params * each <= MODEL_SHARE * memory]
     chosen: Any = fits[0] if fits else "all"
-    team.say(f"train: offload {chosen}: {params / 1e9:.2f} G parameters x {STATE_BYTES['none']} B = "
-             f"{params * STATE_BYTES['none'] / 2**30:.0f} GiB of states, {memory / 2**30:.0f} GiB on the GPUs")
+    team.say(
+        f"train: offload {chosen}: {params / 1e9:.2f} G parameters x {STATE_BYTES['none']} B = "
+        f"{params * STATE_BYTES['none'] / 2**30:.0f} GiB of states, {memory / 2**30:.0f} GiB on the GPUs"
+    )
     return chosen
 
 
@@ -114,9 +122,7 @@ def _random(shape: PretrainedConfig, settings: Train, seed: int) -> PreTrainedMo
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    network: PreTrainedModel = AutoModelForCausalLM.from_config(
-        shape, dtype=torch.float32, attn_implementation="sdpa"
-    )
+    network: PreTrainedModel = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation="sdpa")
     return network.to(_dtype(settings))
 
 
@@ -132,7 +138,9 @@ def _pretrained(model: ModelReference, settings: Train, config: dict[str, Any]) 
         )
     except OSError as error:
         raise StageError(
-            "the model cannot be loaded", where=model.name, why=str(error).splitlines()[0],
+            "the model cannot be loaded",
+            where=model.name,
+            why=str(error).splitlines()[0],
             next="check the folder or the hub name; train.init=random starts from config.json alone",
         ) from error
     del keep

@@ -24,9 +24,7 @@ class Interrupted(Exception):
     """Training was asked to stop and has saved a checkpoint at a step boundary; the next attempt goes on from there."""
 
 
-def train(
-    trainer: DeepSpeedEngine, batches: Batches, work: Work, team: Team, stop: Stop, *, first_step: int
-) -> float:
+def train(trainer: DeepSpeedEngine, batches: Batches, work: Work, team: Team, stop: Stop, *, first_step: int) -> float:
     """Run steps `first_step` ... num_steps - 1; returns the loss of the last one (nan if none was left to run).
 
     Raises:
@@ -108,8 +106,12 @@ class Log:
             return
         now = time.monotonic()
         row = {
-            "step": done, "loss": loss, "lr": learning_rate(self.settings, step, last), "grad_norm": grad_norm,
-            "tokens": self.trained, "tokens_per_s": round(self.row_tokens / (now - self.row_started), 1),
+            "step": done,
+            "loss": loss,
+            "lr": learning_rate(self.settings, step, last),
+            "grad_norm": grad_norm,
+            "tokens": self.trained,
+            "tokens_per_s": round(self.row_tokens / (now - self.row_started), 1),
             "seconds": round(self.before_s + now - self.started, 3),
         }
         self.row_started, self.row_tokens = now, 0
@@ -124,9 +126,14 @@ class Log:
     def _open(self, work: Work, first_step: int) -> None:
         carried = checkpoint.carried_metrics(work, first_step)
         self.tracker = track.Tracker(
-            work.out / "metrics.jsonl", work.run_name or work.key, work.sweep, "train",
+            work.out / "metrics.jsonl",
+            work.run_name or work.key,
+            work.sweep,
+            "train",
             {**asdict(work.config), "seed": work.seed, "key": work.key},
-            wandb=track.wandb_wanted(), run_id=work.key, folder=work.attempt,
+            wandb=track.wandb_wanted(),
+            run_id=work.key,
+            folder=work.attempt,
         )
         self.tracker.carry(carried)
         if carried:
@@ -135,8 +142,10 @@ class Log:
     def _line(self, row: dict[str, Any], now: float) -> str:
         done, last = row["step"], self.batches.num_steps
         left_s = (now - self.started) / (done - self.first_step) * (last - done)
-        return (f"train: step {done}/{last} loss {row['loss']:.4f} lr {row['lr']:.2e} grad_norm {row['grad_norm']:.3f} "
-                f"{row['tokens_per_s']:,.0f} tokens/s eta {_clock(left_s)}")
+        return (
+            f"train: step {done}/{last} loss {row['loss']:.4f} lr {row['lr']:.2e} grad_norm {row['grad_norm']:.3f} "
+            f"{row['tokens_per_s']:,.0f} tokens/s eta {_clock(left_s)}"
+        )
 
 
 def _set_lr(trainer: DeepSpeedEngine, lr: float) -> None:

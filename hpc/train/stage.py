@@ -1,6 +1,6 @@
 """Stage `train`, as the worker calls it in every rank: render, build, resume, train, export.
 
-    srun python -m hpc.cluster.worker JOBFILE        the ranks come from SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID
+srun python -m hpc.cluster.worker JOBFILE        the ranks come from SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID
 """
 
 from __future__ import annotations
@@ -39,16 +39,25 @@ def run(work: Work) -> dict[str, Any]:
         model = text.model_reference(work.inputs["model"])
         tokenizer, rows, counts = _render(work, model)
         batches = Batches(
-            rows, batch_size=settings.batch_size, epochs=settings.epochs, seed=work.seed,
-            loss_average=settings.loss_average, world_size=team.world_size, micro_batch=settings.micro_batch,
+            rows,
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            seed=work.seed,
+            loss_average=settings.loss_average,
+            world_size=team.world_size,
+            micro_batch=settings.micro_batch,
         )
         trainer = engine.build(settings, batches, model, team, seed=work.seed)
         first_step = checkpoint.resume(trainer, work, team)
         team.say(f"train: ready after {time.monotonic() - started:.1f} s; {batches.about()}")
         final_loss = loop.train(trainer, batches, work, team, stop, first_step=first_step)
         export.save(trainer, tokenizer, work.out / "model", team, settings.dtype)
-    return {"steps": batches.num_steps, "final_loss": final_loss, **counts,
-            "trained_tokens": sum(batches.trained_tokens(step) for step in range(batches.num_steps))}
+    return {
+        "steps": batches.num_steps,
+        "final_loss": final_loss,
+        **counts,
+        "trained_tokens": sum(batches.trained_tokens(step) for step in range(batches.num_steps)),
+    }
 
 
 def _render(
@@ -57,7 +66,10 @@ def _render(
     tokenizer = text.load_tokenizer(model)
     examples = text.read_examples(Path(work.inputs["data"]) / "examples.jsonl")
     rows, counts = text.render_all(
-        examples, tokenizer, read_format(**work.what["format"]),
-        max_tokens=work.config.max_tokens, overlong=work.config.overlong,
+        examples,
+        tokenizer,
+        read_format(**work.what["format"]),
+        max_tokens=work.config.max_tokens,
+        overlong=work.config.overlong,
     )
     return tokenizer, rows, counts

@@ -59,7 +59,9 @@ def load_tokenizer(model: ModelReference) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
     except OSError as error:
         raise StageError(
-            "the model's tokenizer cannot be loaded", where=model.name, why=str(error).splitlines()[0],
+            "the model's tokenizer cannot be loaded",
+            where=model.name,
+            why=str(error).splitlines()[0],
             next="check the folder or the hub name; a hub model is fetched beforehand where nodes have no network",
         ) from error
     if not tokenizer.chat_template:

@@ -17,22 +17,38 @@ NUM = 10
 class Sweep:
     """A plan with runs data x budget, and functions that publish their artifacts."""
 
-    def __init__(self, root: Path, data: list[str], budgets: dict[str, dict[str, Any]], seeds: list[int],
-                 tasks: list[str]) -> None:
+    def __init__(
+        self, root: Path, data: list[str], budgets: dict[str, dict[str, Any]], seeds: list[int], tasks: list[str]
+    ) -> None:
         self.root, self.tasks = root, tasks
-        self.plan: dict[str, Any] = {"name": "study", "about": "a made-up study", "runs": [], "stages": [],
-                                     "report": {}, "notes": []}
+        self.plan: dict[str, Any] = {
+            "name": "study",
+            "about": "a made-up study",
+            "runs": [],
+            "stages": [],
+            "report": {},
+            "notes": [],
+        }
         known = set()
         for label in data:
             for budget, thinking in budgets.items():
                 for seed in seeds:
                     train = f"train{label}{seed}"
                     keys = {t: f"{label}-{budget}-{seed}-{t}" for t in tasks}
-                    self.plan["runs"].append({
-                        "name": f"data-{label}_budget-{budget}_s{seed}", "signature": "0" * 8,
-                        "axes": {"data": label, "budget": budget}, "settings": {"data.select": label},
-                        "seeds": {"data": 0, "train": seed, "generate": 0},
-                        "stages": {"train": train, "generate": keys, "grade": {t: f"g-{k}" for t, k in keys.items()}}})
+                    self.plan["runs"].append(
+                        {
+                            "name": f"data-{label}_budget-{budget}_s{seed}",
+                            "signature": "0" * 8,
+                            "axes": {"data": label, "budget": budget},
+                            "settings": {"data.select": label},
+                            "seeds": {"data": 0, "train": seed, "generate": 0},
+                            "stages": {
+                                "train": train,
+                                "generate": keys,
+                                "grade": {t: f"g-{k}" for t, k in keys.items()},
+                            },
+                        }
+                    )
                     if train not in known:
                         known.add(train)
                         self.add("train", train, None, {}, seed)
@@ -42,8 +58,19 @@ class Sweep:
                         self.add("grade", f"g-{key}", task, {"grader": {"name": "exact"}}, 0)
 
     def add(self, stage: str, key: str, task: str | None, what: dict[str, Any], seed: int) -> None:
-        self.plan["stages"].append({"stage": stage, "key": key, "recipe": "made_up", "task": task, "what": what,
-                                    "config": {}, "seed": seed, "inputs": {}, "state": "new"})
+        self.plan["stages"].append(
+            {
+                "stage": stage,
+                "key": key,
+                "recipe": "made_up",
+                "task": task,
+                "what": what,
+                "config": {},
+                "seed": seed,
+                "inputs": {},
+                "state": "new",
+            }
+        )
 
     def publish(self, stage: str, key: str, rows: dict[str, list[dict[str, Any]]]) -> None:
         spec = next(s for s in self.plan["stages"] if s["key"] == key)
@@ -61,8 +88,10 @@ class Sweep:
             self.publish("train", stages["train"], {})
         verdicts = {"1": "correct", "0": "wrong", "t": "truncated", "n": "no_answer", "e": "grader_error"}
         finish = {"thinking_finish": "end", "answer_finish": "stop", **fields}
-        samples = [Sample(f"q{i}", 0, "secret thought", "secret answer", tokens + i, 3, 5, seed=0, **finish).row()
-                   for i in range(len(right))]
+        samples = [
+            Sample(f"q{i}", 0, "secret thought", "secret answer", tokens + i, 3, 5, seed=0, **finish).row()
+            for i in range(len(right))
+        ]
         grades = [Graded(f"q{i}", 0, "x", verdicts[c], "exact", 1).row() for i, c in enumerate(right)]
         self.publish("generate", stages["generate"][task], {"samples": samples, "questions": []})
         self.publish("grade", stages["grade"][task], {"grades": grades})
@@ -72,8 +101,12 @@ class Sweep:
 def make_sweep(tmp_path: Path) -> Callable[..., Sweep]:
     """A factory: make_sweep(data, budgets, seeds, tasks)."""
 
-    def make(data: tuple[str, ...] = ("s1", "random"), budgets: dict[str, dict[str, Any]] | None = None,
-             seeds: tuple[int, ...] = (0,), tasks: tuple[str, ...] = ("mini",)) -> Sweep:
+    def make(
+        data: tuple[str, ...] = ("s1", "random"),
+        budgets: dict[str, dict[str, Any]] | None = None,
+        seeds: tuple[int, ...] = (0,),
+        tasks: tuple[str, ...] = ("mini",),
+    ) -> Sweep:
         budgets = budgets or {"auto": {"max": 99, "waits": 0}}
         return Sweep(tmp_path / "root", list(data), budgets, list(seeds), list(tasks))
 

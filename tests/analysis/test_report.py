@@ -10,8 +10,12 @@ from rich.console import Console
 from analysis import report
 from hpc.errors import RecipeError
 
-BUDGETS = {"b0": {"max": 0, "waits": 0}, "b8": {"max": 8, "waits": 0}, "auto": {"max": 99, "waits": 0},
-           "waits_2": {"max": 99, "waits": 2}}
+BUDGETS = {
+    "b0": {"max": 0, "waits": 0},
+    "b8": {"max": 8, "waits": 0},
+    "auto": {"max": 99, "waits": 0},
+    "waits_2": {"max": 99, "waits": 2},
+}
 PAIRED = {"kind": "paired", "title": "Table 2", "axis": "data", "reference": "s1"}
 
 
@@ -27,7 +31,9 @@ def test_accuracy_and_interval_are_those_computed_by_hand(make_sweep, tmp_path):
     built = report.build(sweep.plan, [sweep.root], tmp_path / "out")
     rows = table(built, "accuracy")
     assert [(r["data"], r["mini"], r["thinking tokens"]) for r in rows] == [
-        ("s1", "50.0000", "24.5000"), ("random", "30.0000", "34.5000")]
+        ("s1", "50.0000", "24.5000"),
+        ("random", "30.0000", "34.5000"),
+    ]
     assert (rows[0]["mini lo"], rows[0]["mini hi"]) == ("23.6593", "76.3407")  # Wilson, 5 of 10
     health = table(built, "health_of_the_runs")[1]
     assert (health["truncated %"], health["no answer %"], health["grader error %"]) == ("10.0000",) * 3
@@ -121,7 +127,11 @@ def test_scaling_figure_draws_cuts_and_waits_apart_and_places_a_budget_of_zero(m
     built = report.build(sweep.plan, [sweep.root], tmp_path / "out")
     rows = list(csv.DictReader((built.parent / "figures" / "01_figure_1.csv").open()))
     assert [(r["budget"], r["series"]) for r in rows] == [
-        ("b0", "cut or free"), ("b8", "cut or free"), ("auto", "cut or free"), ("waits_2", "waits")]
+        ("b0", "cut or free"),
+        ("b8", "cut or free"),
+        ("auto", "cut or free"),
+        ("waits_2", "waits"),
+    ]
     svg = (built.parent / "figures" / "01_figure_1.svg").read_text()
     assert svg.startswith("<svg")
     page = built.read_text()
@@ -137,7 +147,7 @@ def test_published_points_are_drawn_only_beside_the_same_task(make_sweep):
             sweep.run(number, "1100", task=task, tokens=9 * number)
         sweep.plan["report"] = {"figures": [{"kind": "scaling", "axis": "budget", "beside": "s1_figure1"}]}
         assembled = report.assemble(sweep.plan, [sweep.root])
-        (_, figure), = assembled.figures
+        ((_, figure),) = assembled.figures
         labels = figure.axes[0].get_legend_handles_labels()[1]
         assert ("published (s1 Figure 1)" in labels) is drawn
         assert any(table.published for table in assembled.appendix)
@@ -155,15 +165,18 @@ def test_equal_samples_give_equal_bytes(make_sweep, tmp_path):
         assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("declared", "says"), [
-    ({"tables": [{"kind": "pared"}]}, 'did you mean "paired"'),
-    ({"tables": [{**PAIRED, "axis": "dat"}]}, 'did you mean "data"'),
-    ({"tables": [{**PAIRED, "reference": "s2"}]}, "valid: random, s1"),
-    ({"tables": [{"kind": "paired", "axis": "data"}]}, "needs an axis and a reference"),
-    ({"tables": [{**PAIRED, "wher": {}}]}, 'did you mean "where"'),
-    ({"beside": "s1_table22"}, "s1_table2"),
-    ({"figures": [{"kind": "scaling", "where": {"data": "nobody"}}]}, "nobody"),
-])
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({"tables": [{"kind": "pared"}]}, 'did you mean "paired"'),
+        ({"tables": [{**PAIRED, "axis": "dat"}]}, 'did you mean "data"'),
+        ({"tables": [{**PAIRED, "reference": "s2"}]}, "valid: random, s1"),
+        ({"tables": [{"kind": "paired", "axis": "data"}]}, "needs an axis and a reference"),
+        ({"tables": [{**PAIRED, "wher": {}}]}, 'did you mean "where"'),
+        ({"beside": "s1_table22"}, "s1_table2"),
+        ({"figures": [{"kind": "scaling", "where": {"data": "nobody"}}]}, "nobody"),
+    ],
+)
 def test_a_mistake_in_the_declaration_is_named(make_sweep, tmp_path, declared, says):
     sweep = make_sweep()
     sweep.run(0, "1" * 10)

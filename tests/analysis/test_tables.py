@@ -7,8 +7,14 @@ import pytest
 from analysis import published, tables
 from analysis.tables import Estimate, Table
 
-SHOWN = Table("A & B", [{"data": "s1 <x>", "accuracy": Estimate(50.0, 23.66, 76.34), "n": 30},
-                        {"data": "random|2", "accuracy": None, "n": 7}], ["a note"])
+SHOWN = Table(
+    "A & B",
+    [
+        {"data": "s1 <x>", "accuracy": Estimate(50.0, 23.66, 76.34), "n": 30},
+        {"data": "random|2", "accuracy": None, "n": 7},
+    ],
+    ["a note"],
+)
 
 
 def test_markdown_has_aligned_columns_and_escapes_bars():

@@ -113,9 +113,11 @@ def test_a_killed_runner_takes_its_jobs_along_and_submit_resumes(toys, here, att
 def test_a_killed_submit_is_finished_by_the_next_one(toys, here, tmp_path, attempts_of, moment):
     plan = diamond(toys)
     files.write_json(tmp_path / "plan.json", plan.document())
-    code = ("import sys\nfrom pathlib import Path\nfrom hpc import files\nfrom hpc.cluster import profile, submit\n"
-            "here = profile.find_profile('local', roots=[sys.argv[1]], max_parallel=2)\n"
-            "submit.submit(files.read_json(Path(sys.argv[2])), here)")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom hpc import files\nfrom hpc.cluster import profile, submit\n"
+        "here = profile.find_profile('local', roots=[sys.argv[1]], max_parallel=2)\n"
+        "submit.submit(files.read_json(Path(sys.argv[2])), here)"
+    )
     one = subprocess.Popen([sys.executable, "-c", code, str(here.root), str(tmp_path / "plan.json")])
     time.sleep(moment)
     one.kill()

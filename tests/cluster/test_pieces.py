@@ -35,8 +35,10 @@ def live(plan, name, element, single=False):
 
 
 def test_a_child_waits_for_its_own_partner(toys, slurm_profile):
-    assert shapes(pairs(toys, 3), slurm_profile) == [("train-0", [0, 1, 2], ""),
-                                                     ("generate-0", [0, 1, 2], "aftercorr:ID_OF_train-0")]
+    assert shapes(pairs(toys, 3), slurm_profile) == [
+        ("train-0", [0, 1, 2], ""),
+        ("generate-0", [0, 1, 2], "aftercorr:ID_OF_train-0"),
+    ]
 
 
 def test_children_of_one_parent_wait_for_it_together(toys, slurm_profile):
@@ -54,15 +56,21 @@ def test_children_of_one_element_of_an_array_name_it(toys, slurm_profile):
 
 def test_partners_with_other_indices_are_split_rather_than_mixed_up(toys, slurm_profile):
     found = shapes(pairs(toys, 3, own=lambda i: (i + 1) % 3), slurm_profile)
-    assert [f[1:] for f in found[1:]] == [([0], "afterok:ID_OF_train-0_1"), ([1], "afterok:ID_OF_train-0_2"),
-                                          ([2], "afterok:ID_OF_train-0_0")]
+    assert [f[1:] for f in found[1:]] == [
+        ([0], "afterok:ID_OF_train-0_1"),
+        ([1], "afterok:ID_OF_train-0_2"),
+        ([2], "afterok:ID_OF_train-0_0"),
+    ]
 
 
 def test_children_of_published_parents_wait_for_nothing(toys, slurm_profile, tmp_path):
     plan = pairs(toys, 3)
     cover = Cover(published={plan.key("t1"): tmp_path})
     assert shapes(plan, slurm_profile, cover) == [
-        ("train-0", [0, 2], ""), ("generate-0", [1], ""), ("generate-0-part1", [0, 2], "aftercorr:ID_OF_train-0")]
+        ("train-0", [0, 2], ""),
+        ("generate-0", [1], ""),
+        ("generate-0-part1", [0, 2], "aftercorr:ID_OF_train-0"),
+    ]
 
 
 def test_running_parents_of_an_earlier_submission_are_waited_for(toys, slurm_profile):
@@ -75,8 +83,11 @@ def test_running_parents_of_an_earlier_submission_are_waited_for(toys, slurm_pro
 def test_indices_stay_below_what_slurm_allows(toys, slurm_profile):
     found = shapes(pairs(toys, 5), slurm_profile, size=2)
     assert [f[:2] for f in found[:3]] == [("train-0", [0, 1]), ("train-0-part1", [0, 1]), ("train-0-part2", [0])]
-    assert [f[2] for f in found[3:]] == ["aftercorr:ID_OF_train-0", "aftercorr:ID_OF_train-0-part1",
-                                         "afterok:ID_OF_train-0-part2"]
+    assert [f[2] for f in found[3:]] == [
+        "aftercorr:ID_OF_train-0",
+        "aftercorr:ID_OF_train-0-part1",
+        "afterok:ID_OF_train-0-part2",
+    ]
 
 
 def test_a_thousand_runs_are_three_sbatch_calls(toys, slurm_profile):
@@ -97,8 +108,10 @@ def test_an_input_that_nobody_makes_is_an_error(toys, slurm_profile):
 def test_a_waiting_child_of_a_dead_parent_does_not_count_as_on_its_way(toys, slurm_profile, monkeypatch):
     plan = pairs(toys, 1)
     ledger = Ledger(slurm_profile.root)
-    rows = [Piece("train-0", "toy", "name-t", "", {0: {"stages": [plan.key("t0")], "needs": []}}),
-            Piece("generate-0", "toy", "name-g", "", {0: {"stages": [plan.key("g0")], "needs": [plan.key("t0")]}})]
+    rows = [
+        Piece("train-0", "toy", "name-t", "", {0: {"stages": [plan.key("t0")], "needs": []}}),
+        Piece("generate-0", "toy", "name-g", "", {0: {"stages": [plan.key("g0")], "needs": [plan.key("t0")]}}),
+    ]
     ledger.intend(Intent("OLD", "toys", "slurm", "slurm", rows))
     ledger.decide("OLD", "train-0", {"job_id": "1"})
     ledger.decide("OLD", "generate-0", {"job_id": "2"})

@@ -35,8 +35,13 @@ def test_a_wrong_type_names_key_and_type(tmp_path):
 
 
 def test_a_kind_of_stage_overrides_the_rest(tmp_path):
-    profile = find_profile(write(tmp_path, "partition: gpu\nsetup: [a]\nsbatch: {constraint: x}\nstages:\n  grade: "
-                                           "{partition: cpu, setup: [b], sbatch: {nice: 5}, python: /v/python}\n"))
+    profile = find_profile(
+        write(
+            tmp_path,
+            "partition: gpu\nsetup: [a]\nsbatch: {constraint: x}\nstages:\n  grade: "
+            "{partition: cpu, setup: [b], sbatch: {nice: 5}, python: /v/python}\n",
+        )
+    )
     grade, train = profile.place("grade"), profile.place("train")
     assert (grade.partition, grade.setup, grade.sbatch) == ("cpu", ["a", "b"], {"constraint": "x", "nice": 5})
     assert (train.partition, train.setup, train.sbatch) == ("gpu", ["a"], {"constraint": "x"})
@@ -75,9 +80,17 @@ def test_local_is_the_default_where_no_slurm_is_found(tmp_path, monkeypatch):
 
 
 def test_the_login_side_imports_nothing_heavy():
-    code = ("import sys\nfrom hpc.cluster import cover, ledger, local, pieces, profile, queue, script, status, submit\n"
-            "heavy = {'torch', 'transformers', 'deepspeed', 'vllm', 'wandb', 'datasets', 'pandas', 'submitit'}\n"
-            "print(sorted(heavy & set(sys.modules)))")
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
-                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    code = (
+        "import sys\nfrom hpc.cluster import cover, ledger, local, pieces, profile, queue, script, status, submit\n"
+        "heavy = {'torch', 'transformers', 'deepspeed', 'vllm', 'wandb', 'datasets', 'pandas', 'submitit'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     assert found.stdout.strip() == "[]"

@@ -10,17 +10,22 @@ from hpc.errors import ClusterError
 
 
 def test_squeue_lines_of_arrays_and_plain_jobs():
-    text = ("12|12|N/A|RUNNING|None|2026-11-22T02:00:00|one\n"
-            "15_3|13|3|PENDING|Dependency|2026-11-22T02:00:00|many\n"
-            "99|99|N/A|RUNNING|None|2026-11-22T02:00:00|some|one|else\n")
+    text = (
+        "12|12|N/A|RUNNING|None|2026-11-22T02:00:00|one\n"
+        "15_3|13|3|PENDING|Dependency|2026-11-22T02:00:00|many\n"
+        "99|99|N/A|RUNNING|None|2026-11-22T02:00:00|some|one|else\n"
+    )
     assert parse_squeue(text, {"one", "many"}) == {
         ("one", None): State("RUNNING", "None", "12", "2026-11-22T02:00:00"),
-        ("many", 3): State("PENDING", "Dependency", "13_3", "2026-11-22T02:00:00")}
+        ("many", 3): State("PENDING", "Dependency", "13_3", "2026-11-22T02:00:00"),
+    }
 
 
 def test_sacct_keeps_the_newest_record_and_expands_waiting_arrays():
-    text = ("17|NODE_FAIL|0:0|2026-11-22T02:00:00|None|one\n17|COMPLETED|0:0|2026-11-22T02:05:00|None|one\n"
-            "18_[2-3,7%2]|CANCELLED by 0|0:0|2026-11-22T02:00:00|Dependency|many\n18_1|TIMEOUT|0:0|T|None|many\n")
+    text = (
+        "17|NODE_FAIL|0:0|2026-11-22T02:00:00|None|one\n17|COMPLETED|0:0|2026-11-22T02:05:00|None|one\n"
+        "18_[2-3,7%2]|CANCELLED by 0|0:0|2026-11-22T02:00:00|Dependency|many\n18_1|TIMEOUT|0:0|T|None|many\n"
+    )
     found = parse_sacct(text, {"one", "many"})
     assert found[("one", None)].word == "COMPLETED"
     assert {i for n, i in found if n == "many"} == {1, 2, 3, 7}

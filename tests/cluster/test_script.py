@@ -28,14 +28,17 @@ def test_the_scripts_in_sbatch_are_what_the_function_writes(kind):
 
 def test_a_train_array_on_two_nodes(tmp_path):
     path = tmp_path / "site.yaml"
-    path.write_text("kind: slurm\npartition: gpu\naccount: lab\nqos: high\ngpu: h100\ngpu_flag: gres\n"
-                    "memory_gib: 1800\ncpus_per_gpu: 12\nhours: 24\npython: /env/bin/python\n"
-                    "setup: [module load cuda/12.9]\n"
-                    "env: {HF_HOME: $SCRATCH/hf}\nsbatch: {constraint: hbm3, exclusive: true}\narray_throttle: 4\n")
+    path.write_text(
+        "kind: slurm\npartition: gpu\naccount: lab\nqos: high\ngpu: h100\ngpu_flag: gres\n"
+        "memory_gib: 1800\ncpus_per_gpu: 12\nhours: 24\npython: /env/bin/python\n"
+        "setup: [module load cuda/12.9]\n"
+        "env: {HF_HOME: $SCRATCH/hf}\nsbatch: {constraint: hbm3, exclusive: true}\narray_throttle: 4\n"
+    )
     profile = find_profile(str(path))
     resources = profile.resources("train", {"gpus": 16, "nodes": 2, "ranks": 16})
-    chosen = script.parameters("train", resources, profile, job_name="s1.train-0.1a2b3c4d", indices=[0, 1, 2, 7],
-                               dependency="aftercorr:17")
+    chosen = script.parameters(
+        "train", resources, profile, job_name="s1.train-0.1a2b3c4d", indices=[0, 1, 2, 7], dependency="aftercorr:17"
+    )
     line = script.command("/env/bin/python", "/runs/jobs/x/train-0.json")
     same("train.sbatch", script.sbatch_text(chosen, Path("/runs/logs/x/train-0"), line))
 

@@ -24,8 +24,9 @@ def here(tmp_path):
 
 def spawn(sent, array=0, index=0, **env):
     command = [sys.executable, "-m", "hpc.cluster.worker", sent.arrays[array]["jobfile"], "--index", str(index)]
-    return subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True)
+    return subprocess.Popen(
+        command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def work(sent, array=0, index=0, **env):

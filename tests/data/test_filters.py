@@ -42,8 +42,13 @@ def test_quality_drops_an_example_without_a_trace():
 
 @pytest.fixture
 def grades(tmp_path):
-    rows = [("solved", 0, "wrong"), ("solved", 1, "correct"), ("unsolved", 0, "wrong"), ("silent", 0, "no_answer"),
-            ("broken", 0, "grader_error")]
+    rows = [
+        ("solved", 0, "wrong"),
+        ("solved", 1, "correct"),
+        ("unsolved", 0, "wrong"),
+        ("silent", 0, "no_answer"),
+        ("broken", 0, "grader_error"),
+    ]
     write_jsonl(tmp_path / "grades.jsonl", ({"id": i, "sample": s, "verdict": v} for i, s, v in rows))
     return str(tmp_path)
 

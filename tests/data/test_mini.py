@@ -18,14 +18,18 @@ def evaluate(words: list[str], value: int) -> int:
     return value % 100
 
 
+def unlabelled(text: str) -> str:
+    return re.sub(r" [a-j](?= )", "", text)
+
+
 def expected(question: str) -> int:
-    words = question.removeprefix("mod 100: ").split()
+    words = unlabelled(question).removeprefix("mod 100: ").split()
     return evaluate(words[1:], int(words[0]))
 
 
 def wrong_steps(trace: str) -> int:
     """Number of written steps 'a op b = c' whose c is wrong."""
-    steps = re.findall(r"(?=\b(\d+) ([-+*]) (\d) = (\d+))", trace)
+    steps = re.findall(r"(?=\b(\d+) ([-+*]) (\d) = (\d+))", unlabelled(trace))
     return sum(evaluate([op, b], int(a)) != int(c) for a, op, b, c in steps)
 
 
@@ -54,15 +58,15 @@ def test_plain_and_check_traces_hold_no_wrong_step_and_the_others_exactly_one(po
 
 
 def test_a_slip_is_followed_at_once_by_wait_and_the_right_step():
-    chain = mini.parse("mod 100: 4 + 7 * 3 - 2")
+    chain = mini.parse("mod 100: 4 a + 7 b * 3 c - 2")
     text = mini.derivation(chain, slip_at=1, noticed=True, offset=10)
-    assert text == "4 + 7 = 11 * 3 = 43 Wait 11 * 3 = 33 - 2 = 31"
+    assert text == "4 a + 7 = 11 b * 3 = 43 Wait 11 b * 3 = 33 c - 2 = 31"
 
 
 def test_a_repair_carries_its_slip_to_the_end_and_derives_the_chain_again():
-    text = mini.trace(mini.parse("mod 100: 4 + 7 * 3 - 2"), "repair", random.Random(0))
+    text = mini.trace(mini.parse("mod 100: 4 a + 7 b * 3 c - 2"), "repair", random.Random(0))
     first, second = text.split(" Wait ")
-    assert second == "4 + 7 = 11 * 3 = 33 - 2 = 31"
+    assert second == "4 a + 7 = 11 b * 3 = 33 c - 2 = 31"
     assert first.split()[-1] != "31"
 
 
@@ -82,7 +86,7 @@ def test_other_seeds_and_sizes_cannot_bring_a_test_question_into_training():
 def test_worked_answers_have_no_thinking_and_state_the_answer():
     example = next(iter(sources.mini(per_step=[0, 1], worked=True)))
     assert example.thinking == ""
-    assert re.fullmatch(r"\d+( [-+*] \d = \d+){2}; Answer: \d+", example.answer)
+    assert re.fullmatch(r"\d+( [-+*] \d = \d+){2}; Answer: \d+", unlabelled(example.answer))
 
 
 def test_a_chain_that_is_written_twice_is_written_equally():
@@ -92,7 +96,7 @@ def test_a_chain_that_is_written_twice_is_written_equally():
 
 
 def test_the_domain_of_a_problem_is_its_number_of_steps(pool):
-    assert mini.parse("mod 100: 4 * 7 + 3 * 1").domain == "3 steps"
+    assert mini.parse("mod 100: 4 a * 7 b + 3 c * 1").domain == "3 steps"
     assert len({e.domain for e in pool}) == 10
 
 

@@ -10,8 +10,16 @@ from hpc.records import Example
 
 
 def example(number, domain="a", length=10, source="numina", checks=()):
-    return Example(id=f"{number:04d}", question=str(number), thinking="t", answer="a", source=source, domain=domain,
-                   lengths={"thinking": length}, checks=list(checks))
+    return Example(
+        id=f"{number:04d}",
+        question=str(number),
+        thinking="t",
+        answer="a",
+        source=source,
+        domain=domain,
+        lengths={"thinking": length},
+        checks=list(checks),
+    )
 
 
 def ids(examples):

@@ -35,8 +35,19 @@ def write(path: Path) -> None:
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.parquet"])
 def test_records_maps_columns_of_every_kind_of_file(folder, name):
     write(folder / name)
-    (example,) = sources.load({"name": "records", "file": name, "question": "q", "thinking": "steps", "answer": "n",
-                               "reference": "sol", "reference_boxed": True, "domain": "meta.kind", "extra": ["n"]})
+    (example,) = sources.load(
+        {
+            "name": "records",
+            "file": name,
+            "question": "q",
+            "thinking": "steps",
+            "answer": "n",
+            "reference": "sol",
+            "reference_boxed": True,
+            "domain": "meta.kind",
+            "extra": ["n"],
+        }
+    )
     assert example.id == question_id("1+1?")
     assert (example.thinking, example.answer, example.domain) == ("one\ntwo", "7", "easy")
     assert example.reference == "\\frac{1}{2}" and example.extra == {"n": 7}
@@ -91,8 +102,10 @@ def test_sky_t1_conversations_are_split_into_thinking_and_answer(folder):
 
 
 def test_a_function_of_the_user_s_own_is_a_source(tmp_path):
-    code = ("from hpc.records import Example\n"
-            "def two(*, text='x'):\n    return [Example(text + str(n), text, '', '', 'own') for n in (1, 2)]\n")
+    code = (
+        "from hpc.records import Example\n"
+        "def two(*, text='x'):\n    return [Example(text + str(n), text, '', '', 'own') for n in (1, 2)]\n"
+    )
     (tmp_path / "own.py").write_text(code)
     examples = sources.load({"name": f"{tmp_path}/own.py:two", "text": "y"})
     assert [e.id for e in examples] == ["y1", "y2"]
@@ -106,8 +119,13 @@ def test_a_data_artifact_is_a_source(tmp_path):
 
 @pytest.mark.parametrize(
     ("solution", "content"),
-    [("\\boxed{3}", "3"), ("\\boxed{a{b}c} and \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("$\\boxed 5$", "5"),
-     ("no box", None), ("\\boxed{open", None)],
+    [
+        ("\\boxed{3}", "3"),
+        ("\\boxed{a{b}c} and \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("$\\boxed 5$", "5"),
+        ("no box", None),
+        ("\\boxed{open", None),
+    ],
 )
 def test_the_last_box_of_a_solution_is_its_answer(solution, content):
     assert text.box(solution) == content
@@ -120,7 +138,9 @@ REAL = Path(os.environ.get("HPC_DATA_DIR", "")) / "math_test5000_solved.jsonl"
 def test_math_without_math500_leaves_4500_solved_problems():
     examples = sources.load({"name": "math_solved", "minus": "math500"})
     assert len(examples) == 4500
-    test = {text.plain(e.question) for e in sources.load({"name": "records", "file": "math500.jsonl",
-                                                         "question": "problem"})}
+    test = {
+        text.plain(e.question)
+        for e in sources.load({"name": "records", "file": "math500.jsonl", "question": "problem"})
+    }
     assert test.isdisjoint(text.plain(e.question) for e in examples)
     assert sum(not e.reference for e in examples) == 0

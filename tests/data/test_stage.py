@@ -57,8 +57,12 @@ def test_unsolved_questions_come_from_a_grade_artifact(tmp_path):
 
 def test_a_mix_keeps_the_size_of_each_part(tmp_path):
     other = {**SMALL, "per_step": [0, 0, 0, 30]}
-    config = Data(mix={"short": Part(source=SMALL, select="random", size=10),
-                       "long": Part(source=other, select="longest", size=5)})
+    config = Data(
+        mix={
+            "short": Part(source=SMALL, select="random", size=10),
+            "long": Part(source=other, select="longest", size=5),
+        }
+    )
     _, manifest = make(tmp_path, config)
     assert manifest["examples"] == 15
     assert {name: p["select"]["selected"] for name, p in manifest["parts"].items()} == {"short": 10, "long": 5}

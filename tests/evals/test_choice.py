@@ -6,23 +6,26 @@ from hpc.evals import choice, graders
 from hpc.records import Question, Sample
 
 
-@pytest.mark.parametrize(("text", "found"), [
-    (r"\boxed{C}. This is a final result", "C"),
-    ("The answer is (C), I am a model", "C"),
-    ("The answer is C because a photon is absorbed.", "C"),
-    ("Final Answer: **D**", "D"),
-    ("I choose\n\nAnswer: (A) 5 eV", "A"),
-    ("Option C is wrong. The correct option is D.", "D"),
-    (r"$\boxed{\textbf{(D)}}$", "D"),
-    (r"\boxed{\text{b}}", "B"),
-    ("B", "B"),
-    ("", None),
-    ("A model of a thing", None),
-    ("The answer is a rational number", None),
-    ("Answer: A and B", None),
-    ("Answer: A model", None),
-    ("Answer: E", None),
-])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"\boxed{C}. This is a final result", "C"),
+        ("The answer is (C), I am a model", "C"),
+        ("The answer is C because a photon is absorbed.", "C"),
+        ("Final Answer: **D**", "D"),
+        ("I choose\n\nAnswer: (A) 5 eV", "A"),
+        ("Option C is wrong. The correct option is D.", "D"),
+        (r"$\boxed{\textbf{(D)}}$", "D"),
+        (r"\boxed{\text{b}}", "B"),
+        ("B", "B"),
+        ("", None),
+        ("A model of a thing", None),
+        ("The answer is a rational number", None),
+        ("Answer: A and B", None),
+        ("Answer: A model", None),
+        ("Answer: E", None),
+    ],
+)
 def test_only_a_named_letter_counts(text, found):
     assert choice.letter(text) == found
 

@@ -83,11 +83,14 @@ def test_more_workers_give_the_same_rows_in_the_same_order(tmp_path):
     assert grade(tmp_path / "b", answers, {"name": "math"}, workers=3) == alone
 
 
-@pytest.mark.parametrize(("spec", "says"), [
-    ({"name": "maths"}, 'did you mean "math"'),
-    ({"name": "math", "tolerance": 1}, "tolerance"),
-    ({"name": "nowhere.py:f"}, "nowhere.py"),
-])
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"name": "maths"}, 'did you mean "math"'),
+        ({"name": "math", "tolerance": 1}, "tolerance"),
+        ({"name": "nowhere.py:f"}, "nowhere.py"),
+    ],
+)
 def test_a_wrong_grader_or_argument_is_named(spec, says):
     with pytest.raises(RecipeError) as caught:
         lookup.resolve(spec)

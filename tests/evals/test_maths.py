@@ -13,22 +13,64 @@ from hpc.records import Question, Sample
 FILES = {"math500": "math500.jsonl", "aime24": "aime24.jsonl", "aime25": "aime25.jsonl", "amc23": "amc23.jsonl"}
 
 SAME = [
-    ("2,010", "2010"), ("345,012", "345012"), ("12345", "12{,}345"), ("10080", "10,\\!080"), ("58,500", "58{,}500"),
-    (r"\frac32", r"1\frac{1}{2}"), ("12", r"12^{\mathrm{th}}"), (r"\frac13", "0.333333"), ("27", "27.0"), ("70", "070"),
-    (".0000672", r"6.72 \times 10^{-5}"), ("52_8", "52"), ("40_9", "40_{9}"), (r"\text{Evelyn}", "Evelyn"),
-    (r"\text{(C)}", "C"), (r"\text{(E)}", "(E)"), (r"90^\circ", "90"), (r"\$18.90", "18.90"), ("x=5", "5"),
+    ("2,010", "2010"),
+    ("345,012", "345012"),
+    ("12345", "12{,}345"),
+    ("10080", "10,\\!080"),
+    ("58,500", "58{,}500"),
+    (r"\frac32", r"1\frac{1}{2}"),
+    ("12", r"12^{\mathrm{th}}"),
+    (r"\frac13", "0.333333"),
+    ("27", "27.0"),
+    ("70", "070"),
+    (".0000672", r"6.72 \times 10^{-5}"),
+    ("52_8", "52"),
+    ("40_9", "40_{9}"),
+    (r"\text{Evelyn}", "Evelyn"),
+    (r"\text{(C)}", "C"),
+    (r"\text{(E)}", "(E)"),
+    (r"90^\circ", "90"),
+    (r"\$18.90", "18.90"),
+    ("x=5", "5"),
     ("5", "x=5"),
-    (r"x \in [-2,7]", "[-2,7]"), ("1.25", r"\frac54"), ("42", r"42\text{ units}"), ("42", r"4\cdot 10+2"),
-    ("2k+2", "2(k+1)"), (r"1 \pm \sqrt{19}", r"1+\sqrt{19},1-\sqrt{19}"), ("1,2", "2,1"), ("8", "2^3"),
-    (r"\pi", "3.14159265"), ("-1/2", r"-\frac{1}{2}"),
+    (r"x \in [-2,7]", "[-2,7]"),
+    ("1.25", r"\frac54"),
+    ("42", r"42\text{ units}"),
+    ("42", r"4\cdot 10+2"),
+    ("2k+2", "2(k+1)"),
+    (r"1 \pm \sqrt{19}", r"1+\sqrt{19},1-\sqrt{19}"),
+    ("1,2", "2,1"),
+    ("8", "2^3"),
+    (r"\pi", "3.14159265"),
+    ("-1/2", r"-\frac{1}{2}"),
 ]
 DIFFERENT = [
-    ("8164961", "8164964"), ("4080", "40.8"), (r"(-\infty,0]", r"(-\infty,0)"), ("515", "5,15"), ("5,15", "515"),
-    ("2", "200"), ("500", "5"), ("10000", "10001"), ("(1,2)", "[1,2]"), ("(1,2)", "(2,1)"), ("(1,2)", "2,1"),
-    (r"\frac13", "0.3333"), ("0.333333", r"\frac13"), ("27", "27.0000001"), (".0000672", ".0000674"), ("52_8", "52_9"),
-    (r"\text{even}", "odd"), (r"\text{Evelyn}", "nylevE"), ("silent", "listen"), (r"\text{(C)}", "B"),
-    (r"\pi", "3.14159"), ("p - q", "q-p"), ("1000000000000000000001", "1000000000000000000000"),
-    (r"11 \sqrt{5} + 11", "35.5967"), (r"(2,12) \cup (12,102)", "(2,102)"), ("10", "1{,}0"),
+    ("8164961", "8164964"),
+    ("4080", "40.8"),
+    (r"(-\infty,0]", r"(-\infty,0)"),
+    ("515", "5,15"),
+    ("5,15", "515"),
+    ("2", "200"),
+    ("500", "5"),
+    ("10000", "10001"),
+    ("(1,2)", "[1,2]"),
+    ("(1,2)", "(2,1)"),
+    ("(1,2)", "2,1"),
+    (r"\frac13", "0.3333"),
+    ("0.333333", r"\frac13"),
+    ("27", "27.0000001"),
+    (".0000672", ".0000674"),
+    ("52_8", "52_9"),
+    (r"\text{even}", "odd"),
+    (r"\text{Evelyn}", "nylevE"),
+    ("silent", "listen"),
+    (r"\text{(C)}", "B"),
+    (r"\pi", "3.14159"),
+    ("p - q", "q-p"),
+    ("1000000000000000000001", "1000000000000000000000"),
+    (r"11 \sqrt{5} + 11", "35.5967"),
+    (r"(2,12) \cup (12,102)", "(2,102)"),
+    ("10", "1{,}0"),
 ]
 
 
@@ -82,21 +124,24 @@ def test_worked_solutions_of_math500_are_correct():
     assert {v for _, v, _ in pool.judge_all({"name": "math"}, items, timeout_s=10)} == {"correct"}
 
 
-@pytest.mark.parametrize(("answer", "found"), [
-    (r"first \boxed{1}, no: \boxed{2}", "2"),
-    (r"\boxed{5} Final Answer: 6", "5"),
-    (r"so \boxed{42 (cut off", None),
-    (r"\boxed{\{1,2\}}", r"\{1,2\}"),
-    (r"\fbox{7} Answer: 8", "8"),
-    ("Answer: 1\nno, wait\n**Final Answer:** 12\nDone.", "12"),
-    ("Answer:\n\\[\n x=3 \n\\]\nbye", "x=3"),
-    ("The answer is $7$.", "7"),
-    ("so we get\n#### 1,234", "1,234"),
-    ("42", "42"),
-    ("I could not find it.", None),
-    ("", None),
-    ("First we add 3.\nThen we subtract 4.", None),
-])
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (r"first \boxed{1}, no: \boxed{2}", "2"),
+        (r"\boxed{5} Final Answer: 6", "5"),
+        (r"so \boxed{42 (cut off", None),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\fbox{7} Answer: 8", "8"),
+        ("Answer: 1\nno, wait\n**Final Answer:** 12\nDone.", "12"),
+        ("Answer:\n\\[\n x=3 \n\\]\nbye", "x=3"),
+        ("The answer is $7$.", "7"),
+        ("so we get\n#### 1,234", "1,234"),
+        ("42", "42"),
+        ("I could not find it.", None),
+        ("", None),
+        ("First we add 3.\nThen we subtract 4.", None),
+    ],
+)
 def test_the_answer_is_the_last_box_then_the_last_statement(answer, found):
     assert maths.extract(sample(answer)) == found
 
@@ -124,6 +169,8 @@ def test_a_hanging_answer_is_a_grader_error_and_the_next_one_is_graded():
 
 
 def test_an_unreadable_reference_is_a_grader_error_never_correct():
-    (_, verdict, reason), = pool.judge_all({"name": "math"}, [(question(r"\frac{"), sample("Answer: 3"))], timeout_s=5)
+    ((_, verdict, reason),) = pool.judge_all(
+        {"name": "math"}, [(question(r"\frac{"), sample("Answer: 3"))], timeout_s=5
+    )
     assert verdict == "grader_error"
     assert "reference" in reason

@@ -51,6 +51,8 @@ def test_paired_wants_the_same_questions():
 
 
 def test_statistics_and_tasks_import_no_torch_numpy_or_pandas():
-    code = "import sys, hpc.evals.stats, hpc.evals.tasks, hpc.evals.lookup; " \
-           "print(sorted({'torch', 'numpy', 'pandas', 'sympy', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, hpc.evals.stats, hpc.evals.tasks, hpc.evals.lookup; "
+        "print(sorted({'torch', 'numpy', 'pandas', 'sympy', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

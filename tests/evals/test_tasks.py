@@ -64,11 +64,14 @@ def test_braces_inside_a_question_stay(tmp_path):
     assert question.prompt == r"Q: Is {question} in \frac{A}{B}? {unknown}"
 
 
-@pytest.mark.parametrize(("rows", "says"), [
-    ([{"q": "x", "a": "1"}, {"q": "y", "a": "1"}, {"q": "x", "a": "2"}], "rows 0 and 2"),
-    ([], "no questions"),
-    ([{"q": "x", "a": ""}], "no reference"),
-])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"q": "x", "a": "1"}, {"q": "y", "a": "1"}, {"q": "x", "a": "2"}], "rows 0 and 2"),
+        ([], "no questions"),
+        ([{"q": "x", "a": ""}], "no reference"),
+    ],
+)
 def test_broken_tasks_are_named(tmp_path, rows, says):
     with pytest.raises(StageError) as caught:
         load_questions(own(tmp_path, rows))

@@ -34,8 +34,10 @@ def engine(request: pytest.FixtureRequest, tiny_model: Folder) -> Iterator[Engin
 
 def requests(num: int, **settings: Any) -> list[Request]:
     draw = random.Random(7)
-    return [Request([draw.randrange(200) for _ in range(draw.randrange(5, 60))], **{"max_tokens": 40, **settings})
-            for _ in range(num)]
+    return [
+        Request([draw.randrange(200) for _ in range(draw.randrange(5, 60))], **{"max_tokens": 40, **settings})
+        for _ in range(num)
+    ]
 
 
 def test_length_and_counts(engine: Engine) -> None:
@@ -59,7 +61,7 @@ def test_stop_id_ends_and_is_not_kept(engine: Engine) -> None:
     free = engine.generate(requests(1))[0].token_ids
     stop = free[5]
     stopped = engine.generate(requests(1, stop_ids=frozenset([stop])))[0]
-    assert stopped.token_ids == free[:free.index(stop)]
+    assert stopped.token_ids == free[: free.index(stop)]
     assert (stopped.finish, stopped.drawn) == ("stop", free.index(stop) + 1)
     held = engine.generate(requests(1, stop_ids=frozenset([stop]), min_tokens=20))[0]
     assert len(held.token_ids) >= 20 and stop not in held.token_ids[:20]
@@ -67,15 +69,20 @@ def test_stop_id_ends_and_is_not_kept(engine: Engine) -> None:
 
 def test_stop_text_across_tokens_ends_and_is_not_kept(engine: Engine) -> None:
     words = engine.vocabulary
-    free = next(c.token_ids for c in engine.generate(requests(40))
-                if any(words.piece(t).isascii() and words.piece(u).isascii() and words.piece(t) != words.piece(u)
-                       for t, u in zip(c.token_ids[3:], c.token_ids[4:], strict=False)))
-    place = next(i for i in range(3, 39) if words.decode(free[i:i + 2]).isascii())
-    text = words.decode(free[place:place + 2])
+    free = next(
+        c.token_ids
+        for c in engine.generate(requests(40))
+        if any(
+            words.piece(t).isascii() and words.piece(u).isascii() and words.piece(t) != words.piece(u)
+            for t, u in zip(c.token_ids[3:], c.token_ids[4:], strict=False)
+        )
+    )
+    place = next(i for i in range(3, 39) if words.decode(free[i : i + 2]).isascii())
+    text = words.decode(free[place : place + 2])
     index = [c.token_ids for c in engine.generate(requests(40))].index(free)
     stopped = engine.generate(requests(40, stop_texts=(text,)))[index]
     assert stopped.finish == "stop" and text not in stopped.text
-    assert stopped.token_ids == free[:len(stopped.token_ids)] and len(stopped.token_ids) <= place
+    assert stopped.token_ids == free[: len(stopped.token_ids)] and len(stopped.token_ids) <= place
     assert stopped.drawn == len(stopped.token_ids) + 2
 
 
@@ -118,14 +125,17 @@ def test_budget_cuts_exactly_and_waits_are_in_the_ids(engine: Engine) -> None:
                 assert at == len(path.thinking) == 24 and path.thinking_finish == "cut"
             else:
                 waits += 1
-                assert path.thinking[at:at + len(wait)] == wait
+                assert path.thinking[at : at + len(wait)] == wait
     assert cuts > 20 and waits > 0
 
 
 def test_context_limits_are_met_without_a_crash(engine: Engine) -> None:
-    rules = make_rules(Generate(thinking=Thinking(max=500), max_tokens=600), read_format(
-        yaml.safe_load((Folder(hpc.__file__).parent / "formats" / "plain.yaml").read_text()), "plain"),
-        engine.vocabulary, engine.context_tokens)
+    rules = make_rules(
+        Generate(thinking=Thinking(max=500), max_tokens=600),
+        read_format(yaml.safe_load((Folder(hpc.__file__).parent / "formats" / "plain.yaml").read_text()), "plain"),
+        engine.vocabulary,
+        engine.context_tokens,
+    )
     paths = [Path(rules, [65] * length, lambda part: part) for length in (500, 511, 512, 600)]
     complete(engine, paths)
     assert all(len(p.seen) <= max(512, len(p.prompt)) and p.answer_finish in ("stop", "length") for p in paths)
@@ -154,8 +164,10 @@ def test_missing_vllm_is_an_error_that_names_the_way_out(tiny_model: Folder, mon
     assert "generate.engine=transformers" in str(caught.value)
 
 
-@pytest.mark.parametrize(("heads", "shared", "num_gpus", "expected"),
-                         [(40, 8, 8, 8), (28, 4, 8, 4), (28, 4, 0, 1), (9, 3, 8, 3), (40, 8, 16, 8)])
+@pytest.mark.parametrize(
+    ("heads", "shared", "num_gpus", "expected"),
+    [(40, 8, 8, 8), (28, 4, 8, 4), (28, 4, 0, 1), (9, 3, 8, 3), (40, 8, 16, 8)],
+)
 def test_tensor_parallel_divides_the_heads(heads: int, shared: int, num_gpus: int, expected: int) -> None:
     from types import SimpleNamespace
 

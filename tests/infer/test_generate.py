@@ -40,8 +40,15 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def make(root: Path, task: dict[str, Any], model: Path, form: str = "think_answer", **settings: Any) -> Work:
     """The next attempt of one stage: 2 samples each of 10 questions in chunks of 8."""
     file = Path(hpc.__file__).parent / "formats" / f"{form}.yaml"
-    defaults = {"thinking": Thinking(max=12, waits=1), "max_tokens": 48, "num_samples": 2, "temperature": 0.8,
-                "engine": "transformers", "dtype": "fp32", "batch_size": 2}
+    defaults = {
+        "thinking": Thinking(max=12, waits=1),
+        "max_tokens": 48,
+        "num_samples": 2,
+        "temperature": 0.8,
+        "engine": "transformers",
+        "dtype": "fp32",
+        "batch_size": 2,
+    }
     folder = artifact.claim(root, "generate", "k")
     older = [p for p in reversed(artifact.attempts(folder.parent)) if p != folder]
     what = {"format": {"name": form, "text": yaml.safe_load(file.read_text())}, "task": task}

@@ -14,8 +14,12 @@ from hpc.formats import Format, prompt_text, read_format
 from hpc.infer.prompts import prompt_ids
 
 FORMATS = Path(hpc.__file__).parent / "formats"
-THINK = Format(thinking_start="<|im_start|>think\n", thinking_stop=["<|im_start|>"],
-               answer_start="<|im_start|>answer\n", answer_start_cut="\n<|im_start|>answer\nFinal Answer:")
+THINK = Format(
+    thinking_start="<|im_start|>think\n",
+    thinking_stop=["<|im_start|>"],
+    answer_start="<|im_start|>answer\n",
+    answer_start_cut="\n<|im_start|>answer\nFinal Answer:",
+)
 
 
 @pytest.mark.parametrize("file", sorted(FORMATS.glob("*.yaml")), ids=lambda f: f.stem)

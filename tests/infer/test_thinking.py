@@ -33,8 +33,15 @@ def thinker(thought: str, answer: str = " 4<|im_end|>") -> Callable[[str], str]:
 
 
 def run(
-    vocabulary: Any, script: Callable[[str], str], *, form: str = "think_answer", prompt: str = "<|im_start|>think\n",
-    context: int = 10_000, max_tokens: int = 1000, answer_tokens: int = 100, **thinking: Any,
+    vocabulary: Any,
+    script: Callable[[str], str],
+    *,
+    form: str = "think_answer",
+    prompt: str = "<|im_start|>think\n",
+    context: int = 10_000,
+    max_tokens: int = 1000,
+    answer_tokens: int = 100,
+    **thinking: Any,
 ) -> tuple[Path, ScriptedEngine]:
     engine = ScriptedEngine(vocabulary, script, context)
     settings = Generate(thinking=Thinking(**thinking), max_tokens=max_tokens, answer_tokens=answer_tokens)
@@ -165,8 +172,13 @@ def test_markers_of_several_tokens_end_thinking(vocabulary: Any) -> None:
 
 
 def test_cut_inside_a_marker_keeps_what_was_counted(vocabulary: Any) -> None:
-    path, _ = run(vocabulary, lambda p: "4<|endoftext|>" if "solution" in p else "ab<|end_of_thought|>",
-                  form="sky_t1", prompt="<|begin_of_thought|>\n\n", max=6)
+    path, _ = run(
+        vocabulary,
+        lambda p: "4<|endoftext|>" if "solution" in p else "ab<|end_of_thought|>",
+        form="sky_t1",
+        prompt="<|begin_of_thought|>\n\n",
+        max=6,
+    )
     assert (thought(path), path.thinking_finish, path.answer_text) == ("ab<|en", "cut", "Final Answer:4")
 
 
@@ -174,7 +186,7 @@ def test_free_completion_is_split_at_markers_of_several_tokens(vocabulary: Any) 
     text = "ab\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\nfour\n\n<|end_of_solution|><|endoftext|>"
     path, engine = run(vocabulary, lambda _: text, form="sky_t1", prompt="<|begin_of_thought|>\n\n")
     assert (thought(path), path.answer_text) == ("ab\n\n", "four")
-    kept = vocabulary.decode(path.seen[len(path.prompt):])
+    kept = vocabulary.decode(path.seen[len(path.prompt) :])
     assert text.startswith(kept) and len(engine.calls) == 1
 
 
@@ -261,6 +273,7 @@ def test_seed_belongs_to_item_sample_and_round() -> None:
 
 def random_script(seed: int) -> Callable[[str], str]:
     """Any mixture of letters, stops and ends of turn, the same for the same prompt."""
+
     def script(prompt: str) -> str:
         draw = random.Random(f"{seed}{prompt}")
         pieces: Sequence[str] = ["a", "b\n", "<|im_start|>", "<|im_end|>", "<|im_start|>answer\n"]
@@ -273,8 +286,12 @@ def random_script(seed: int) -> Callable[[str], str]:
 def test_limits_hold_for_any_model_and_setting(vocabulary: Any, seed: int) -> None:
     draw = random.Random(seed)
     maximum = draw.choice([None, 0, 1, 7, 30, 80])
-    limits = {"max": maximum, "min": draw.choice([0, 0, 20]), "waits": draw.choice([0, 1, 4]),
-              "wait_text": draw.choice(["Wait", "", "Hmm, "])}
+    limits = {
+        "max": maximum,
+        "min": draw.choice([0, 0, 20]),
+        "waits": draw.choice([0, 1, 4]),
+        "wait_text": draw.choice(["Wait", "", "Hmm, "]),
+    }
     context, max_tokens = draw.choice([20, 60, 1000]), draw.choice([1, 15, 50, 500])
     path, engine = run(vocabulary, random_script(seed), context=context, max_tokens=max_tokens, **limits)
     after = len(path.seen) - len(path.prompt)

@@ -1,6 +1,6 @@
 """Keys of every shipped recipe and sweep, as they were released: a changed key is a rebuilt artifact for every user.
 
-    HPC_UPDATE_GOLDEN=1 pytest tests/plan/test_golden.py      after a change of meaning that is meant
+HPC_UPDATE_GOLDEN=1 pytest tests/plan/test_golden.py      after a change of meaning that is meant
 """
 
 import json
@@ -14,7 +14,9 @@ from hpc.recipe import sweep
 
 HOME = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("golden.json")
-SHIPPED = sorted(f"{f.parent.name}/{f.name}" for folder in ("recipes", "sweeps") for f in (HOME / folder).glob("*.yaml"))
+SHIPPED = sorted(
+    f"{f.parent.name}/{f.name}" for folder in ("recipes", "sweeps") for f in (HOME / folder).glob("*.yaml")
+)
 LOCAL_MODEL = ("smol", "qwen2.5_")
 """smol needs a model folder that a person has to make first; qwen2.5_* are bases to extend, not experiments."""
 
@@ -35,7 +37,9 @@ def test_shipped_recipe_keeps_its_keys(name, monkeypatch, tmp_path):
     if os.environ.get("HPC_UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps({**golden, name: made}, indent=1, sort_keys=True) + "\n")
     else:
-        assert made == golden[name], "keys moved: if the meaning changed, update the golden file and say so in CHANGELOG"
+        assert made == golden[name], (
+            "keys moved: if the meaning changed, update the golden file and say so in CHANGELOG"
+        )
 
 
 def test_budget_sweep_trains_once_and_loads_each_model_once(monkeypatch, tmp_path):

@@ -70,7 +70,7 @@ def shim(tmp_path, monkeypatch):
         folder = tmp_path / "shims"
         folder.mkdir(exist_ok=True)
         path = folder / command
-        path.write_text(f"#!/bin/bash\n{lines}\nexec {shutil.which(command)} \"$@\"\n")
+        path.write_text(f'#!/bin/bash\n{lines}\nexec {shutil.which(command)} "$@"\n')
         path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 

@@ -39,8 +39,11 @@ def graph(toys, name):
 
 def start(tmp_path, profile, plan):
     files.write_json(tmp_path / "plan.json", plan.document())
-    return subprocess.Popen([sys.executable, "-c", SUBMIT, str(profile.root), str(tmp_path / "plan.json")],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", SUBMIT, str(profile.root), str(tmp_path / "plan.json")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def published(profile, plan):
@@ -81,7 +84,8 @@ def test_a_killed_submit_is_finished_by_the_next_one(toys, there, tmp_path, shim
 
 
 def test_an_sbatch_that_lands_after_it_was_given_up_does_not_run_its_work_twice(
-        toys, there, tmp_path, shim, attempts_of, monkeypatch):
+    toys, there, tmp_path, shim, attempts_of, monkeypatch
+):
     before = os.environ["PATH"]
     shim("sbatch", "sleep 4")
     plan = graph(toys, "late")
@@ -98,8 +102,10 @@ def test_an_sbatch_that_lands_after_it_was_given_up_does_not_run_its_work_twice(
     assert wait(plan.document(), there, poll_s=0.3, timeout_s=60)["totals"] == {"published": 8}
     late = Ledger(there.root).intents[0].pieces[0]
     end = time.monotonic() + 20
-    while f"{late.job_name} COMPLETED" not in (seen := queue.run(["squeue", "-h", "-t", "all", "-o", "%j %T"])) \
-            and f"{late.job_name} FAILED" not in seen:
+    while (
+        f"{late.job_name} COMPLETED" not in (seen := queue.run(["squeue", "-h", "-t", "all", "-o", "%j %T"]))
+        and f"{late.job_name} FAILED" not in seen
+    ):
         assert time.monotonic() < end, seen  # the late job did come, and left
         time.sleep(0.2)
     assert set(attempts_of(plan, there.root).values()) == {(1, 1)}

@@ -27,8 +27,10 @@ def made(profile):
     folder = profile.root / "report"
     report.build(plan, profile.all_roots, folder)
     files = [p for p in (profile.root / "artifacts").rglob("*") if p.name in SAME]
-    tables = [p for p in folder.rglob("*.csv")]
-    return {str(p.relative_to(profile.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in [*files, *tables]}, plan
+    tables = list(folder.rglob("*.csv"))
+    return {
+        str(p.relative_to(profile.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in [*files, *tables]
+    }, plan
 
 
 @pytest.mark.slurm
@@ -45,5 +47,5 @@ def test_mini_study_is_the_same_through_slurm_and_as_local_processes(slurm, tmp_
     trains = [s for s in plan["stages"] if s["stage"] == "train" and s["recipe"] == "study"]
     assert trains and all(s["nodes"] == 2 for s in trains)
     hosts = [p.read_text() for p in (tmp_path / "slurm" / "artifacts" / "train").glob("*/environment.json")]
-    assert any("SLURM_JOB_NUM_NODES\": \"2\"" in text for text in hosts), "no training ran on two nodes"
+    assert any('SLURM_JOB_NUM_NODES": "2"' in text for text in hosts), "no training ran on two nodes"
     assert local == remote and len(local) > 20

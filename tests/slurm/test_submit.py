@@ -65,8 +65,14 @@ def test_a_failing_element_cancels_its_own_children_alone_and_submit_resumes(toy
         plan.job("generate-0", i, (f"gen{i}", [f"train{i}"], {}))
     submit(plan.document(), there)
     found = finish(plan, there)
-    assert states(plan, found) == {"train0": "published", "train1": "failed", "train2": "published",
-                                   "gen0": "published", "gen1": "cancelled", "gen2": "published"}
+    assert states(plan, found) == {
+        "train0": "published",
+        "train1": "failed",
+        "train2": "published",
+        "gen0": "published",
+        "gen1": "cancelled",
+        "gen2": "published",
+    }
     assert found["stages"][plan.key("train1")]["reason"] == "told to fail"
     (tmp_path / "broken").unlink()
     again = submit(plan.document(), there)
@@ -116,8 +122,12 @@ def test_a_warned_job_requeues_itself_and_finishes_later(toys, there, slurm, att
     plan = toys(f"warned{signal}").job("train-0", 0, ("long", [], {"seconds": 0.2, "steps": 15}))
     plan.job("grade-0", 0, ("after", ["long"], {}))
     submit(plan.document(), there)
-    running = until(lambda: status(plan.document(), there)["stages"][plan.key("long")].get("step", 0) > 2
-                    and status(plan.document(), there)["stages"][plan.key("long")])
+    running = until(
+        lambda: (
+            status(plan.document(), there)["stages"][plan.key("long")].get("step", 0) > 2
+            and status(plan.document(), there)["stages"][plan.key("long")]
+        )
+    )
     slurm.out("scancel", f"--signal={signal}", running["job"])
     until(lambda: "PENDING" in slurm.out("squeue", "-h", "-o", "%T %r", "-j", running["job"]))
     assert status(plan.document(), there)["stages"][plan.key("long")]["state"] == "pending"
@@ -131,8 +141,12 @@ def test_a_requeue_from_outside_gives_the_job_time_to_leave(toys, there, slurm, 
     """`scontrol requeue` and preemption send TERM to the whole job: the batch shell must outlive it."""
     plan = toys("outside").job("train-0", 0, ("long", [], {"seconds": 0.2, "steps": 15, "save_s": 1.5}))
     submit(plan.document(), there)
-    running = until(lambda: status(plan.document(), there)["stages"][plan.key("long")].get("step", 0) > 2
-                    and status(plan.document(), there)["stages"][plan.key("long")])
+    running = until(
+        lambda: (
+            status(plan.document(), there)["stages"][plan.key("long")].get("step", 0) > 2
+            and status(plan.document(), there)["stages"][plan.key("long")]
+        )
+    )
     slurm.out("scontrol", "requeue", running["job"])
     folder = there.root / "jobs" / running["submission"] / "state"
     until(lambda: any(json.loads(p.read_text())["state"] == "requeued" for p in folder.glob("*.json")))
@@ -173,9 +187,16 @@ def test_the_plain_script_runs_the_same_job_file(toys, there, tmp_path):
     plan = toys("byhand").job("train-0", 0, ("a", [], {})).job("train-0", 1, ("b", [], {}))
     sent = submit(plan.document(), there, dry_run=True)
     assert queue.run(["squeue", "-h", "-n", sent.arrays[0]["job_name"]]) == ""
-    script = (tmp_path / "by_hand.sbatch")
-    script.write_text((pytest.importorskip("hpc.cluster.script").plain("data", there)).replace("-u -m", "-u -m")
-                      .replace("python -u", f"{sys.executable} -u"))
-    subprocess.run(["sbatch", "--chdir", tmp_path, "--array=0-1", script, sent.arrays[0]["jobfile"]], check=True,
-                   timeout=30, capture_output=True)
+    script = tmp_path / "by_hand.sbatch"
+    script.write_text(
+        (pytest.importorskip("hpc.cluster.script").plain("data", there))
+        .replace("-u -m", "-u -m")
+        .replace("python -u", f"{sys.executable} -u")
+    )
+    subprocess.run(
+        ["sbatch", "--chdir", tmp_path, "--array=0-1", script, sent.arrays[0]["jobfile"]],
+        check=True,
+        timeout=30,
+        capture_output=True,
+    )
     until(lambda: status(plan.document(), there)["totals"] == {"published": 2})

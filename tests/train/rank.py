@@ -26,8 +26,16 @@ def work_of(job: dict[str, Any], rank: int, world_size: int) -> Work:
     older = [p for p in artifact.attempts(root / "work" / "train" / key) if p != attempt][::-1] if rank == 0 else []
     settings = {**job["settings"], "zero": Zero(**job["settings"].get("zero", {}))}
     return Work(
-        "train", key, Train(**settings), {"format": {"name": "test", "text": job["format"]}},
-        {"model": Path(job["model"]), "data": Path(job["data"])}, job.get("seed", 0), attempt, older, rank, world_size,
+        "train",
+        key,
+        Train(**settings),
+        {"format": {"name": "test", "text": job["format"]}},
+        {"model": Path(job["model"]), "data": Path(job["data"])},
+        job.get("seed", 0),
+        attempt,
+        older,
+        rank,
+        world_size,
     )
 
 

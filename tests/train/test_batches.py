@@ -15,8 +15,15 @@ ROWS = [Rendered(f"e{n}", list(range(1, 5 + n % 7)), 2) for n in range(21)]
 
 
 def batches(rows: list[Rendered] = ROWS, **changes: Any) -> Batches:
-    settings: dict[str, Any] = {"batch_size": 4, "epochs": 2, "seed": 0, "loss_average": "token", "world_size": 1,
-                                "micro_batch": 2, **changes}
+    settings: dict[str, Any] = {
+        "batch_size": 4,
+        "epochs": 2,
+        "seed": 0,
+        "loss_average": "token",
+        "world_size": 1,
+        "micro_batch": 2,
+        **changes,
+    }
     return Batches(rows, **settings)
 
 

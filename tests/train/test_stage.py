@@ -20,9 +20,25 @@ pytest.importorskip("deepspeed", reason="training extra not installed")
 
 RANK = Path(__file__).with_name("rank.py")
 HOME = RANK.parents[2]
-SETTINGS = {"lr": 0.01, "epochs": 1, "batch_size": 6, "micro_batch": 2, "dtype": "fp32", "init": "random",
-            "schedule": "cosine", "warmup_ratio": 0.1, "log_every_steps": 1, "max_tokens": 128}
-FORM = {"thinking_start": "<think>", "thinking_end": "</think>", "thinking_stop": ["</think>"], "answer_prefix": "", "end": None}
+SETTINGS = {
+    "lr": 0.01,
+    "epochs": 1,
+    "batch_size": 6,
+    "micro_batch": 2,
+    "dtype": "fp32",
+    "init": "random",
+    "schedule": "cosine",
+    "warmup_ratio": 0.1,
+    "log_every_steps": 1,
+    "max_tokens": 128,
+}
+FORM = {
+    "thinking_start": "<think>",
+    "thinking_end": "</think>",
+    "thinking_stop": ["</think>"],
+    "answer_prefix": "",
+    "end": None,
+}
 NUM_STEPS = 8
 
 
@@ -39,9 +55,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def layouts(bench: Bench) -> dict[str, Path]:
     """One training in several layouts: on 2 ranks, all in one process group (start-up is most of their time)."""
     jobs = {
-        "plain": {}, "again": {}, "single_rows": {"micro_batch": 1}, "replicated": {"zero": {"stage": 0}},
-        "sharded_gradients": {"zero": {"stage": 2}}, "offloaded": {"zero": {"stage": 3, "offload": "all"}},
-        "recomputed": {"activation_checkpointing": True}, "sample": {"loss_average": "sample"},
+        "plain": {},
+        "again": {},
+        "single_rows": {"micro_batch": 1},
+        "replicated": {"zero": {"stage": 0}},
+        "sharded_gradients": {"zero": {"stage": 2}},
+        "offloaded": {"zero": {"stage": 3, "offload": "all"}},
+        "recomputed": {"activation_checkpointing": True},
+        "sample": {"loss_average": "sample"},
         "bf16": {"dtype": "bf16"},
     }
     tuned = bench.job("tuned", model=bench.attempt("plain") / "out" / "model", init="pretrained", lr=0.0)
@@ -67,8 +88,15 @@ class Bench:
 
     def job(self, key: str, *, model: Path | None = None, signal: dict[str, Any] | None = None, **changes: Any) -> Path:
         """Write a job file and return its path."""
-        job = {"root": str(self.root), "key": key, "model": str(model or self.root / "model"),
-               "data": str(self.root / "data"), "format": FORM, "settings": {**SETTINGS, **changes}, **(signal or {})}
+        job = {
+            "root": str(self.root),
+            "key": key,
+            "model": str(model or self.root / "model"),
+            "data": str(self.root / "data"),
+            "format": FORM,
+            "settings": {**SETTINGS, **changes},
+            **(signal or {}),
+        }
         path = self.root / f"{key}-{len(list(self.root.glob('*.json')))}.json"
         path.write_text(json.dumps(job))
         return path
@@ -78,13 +106,24 @@ class Bench:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        shared = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
-                  "MASTER_PORT": str(port), "SLURM_NTASKS": str(world_size), "HF_HUB_OFFLINE": "1"}
+        shared = {
+            **os.environ,
+            "PYTHONPATH": str(HOME),
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "SLURM_NTASKS": str(world_size),
+            "HF_HUB_OFFLINE": "1",
+        }
         for name in ("WANDB_MODE", "WANDB_API_KEY", "HPC_WANDB"):
             shared.pop(name, None)
         ranks = [
-            subprocess.Popen([sys.executable, str(RANK), *map(str, jobs)], stderr=subprocess.PIPE, text=True,
-                             env={**shared, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
+            subprocess.Popen(
+                [sys.executable, str(RANK), *map(str, jobs)],
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**shared, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            )
             for rank in range(world_size)
         ]
         try:
@@ -104,8 +143,11 @@ class Bench:
         rows = []
         for n in range(45):
             terms = [(n * k) % 10 for k in range(1, 2 + n % 5)]
-            rows.append(Example(f"{n * 37 % 101:03d}", " + ".join(map(str, terms)), "so " * (n % 4) + "sum",
-                                str(sum(terms)), "test").row())
+            rows.append(
+                Example(
+                    f"{n * 37 % 101:03d}", " + ".join(map(str, terms)), "so " * (n % 4) + "sum", str(sum(terms)), "test"
+                ).row()
+            )
         files.write_jsonl(self.root / "data" / "examples.jsonl", rows)
 
     def write_model(self) -> None:
@@ -115,15 +157,27 @@ class Bench:
 
         words = ["<pad>", "<end>", "<think>", "</think>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
         tokenizer = Qwen2Tokenizer(
-            vocab={word: n for n, word in enumerate(words)}, merges=[], unk_token=None, eos_token="<end>",
-            pad_token="<pad>", additional_special_tokens=["<think>", "</think>"],
+            vocab={word: n for n, word in enumerate(words)},
+            merges=[],
+            unk_token=None,
+            eos_token="<end>",
+            pad_token="<pad>",
+            additional_special_tokens=["<think>", "</think>"],
         )
         tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }}\n{% endfor %}assistant\n"
         tokenizer.save_pretrained(self.root / "model")
         Qwen2Config(
-            vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True,
-            eos_token_id=1, pad_token_id=0, architectures=["Qwen2ForCausalLM"],
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            eos_token_id=1,
+            pad_token_id=0,
+            architectures=["Qwen2ForCausalLM"],
         ).save_pretrained(self.root / "model")
 
 

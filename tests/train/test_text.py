@@ -14,8 +14,12 @@ from hpc.records import Example
 from hpc.train import text
 
 S1_FORM = {
-    "system": None, "thinking_start": "<|im_start|>think\n", "thinking_end": "\n<|im_start|>answer\n",
-    "thinking_stop": ["<|im_start|>"], "answer_prefix": "Answer: ", "end": "<|im_end|>",
+    "system": None,
+    "thinking_start": "<|im_start|>think\n",
+    "thinking_end": "\n<|im_start|>answer\n",
+    "thinking_stop": ["<|im_start|>"],
+    "answer_prefix": "Answer: ",
+    "end": "<|im_end|>",
 }
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 S1_TEXT = """<|im_start|>system
@@ -40,13 +44,20 @@ def qwen() -> Any:
 
 
 def example(**changes: str) -> Example:
-    fields = {"id": "1", "question": "What is 6 x 7?", "thinking": "Six sevens.\nThat is 42.\n", "answer": "It is 42.",
-              "source": "test", **changes}
+    fields = {
+        "id": "1",
+        "question": "What is 6 x 7?",
+        "thinking": "Six sevens.\nThat is 42.\n",
+        "answer": "It is 42.",
+        "source": "test",
+        **changes,
+    }
     return Example(**fields)
 
 
-def render(tokenizer: Any, *examples: Example, form: dict[str, Any] = S1_FORM, max_tokens: int = 4096,
-           overlong: Any = "cut") -> tuple[list[text.Rendered], dict[str, int]]:
+def render(
+    tokenizer: Any, *examples: Example, form: dict[str, Any] = S1_FORM, max_tokens: int = 4096, overlong: Any = "cut"
+) -> tuple[list[text.Rendered], dict[str, int]]:
     return text.render_all(examples, tokenizer, read_format(form, "test"), max_tokens=max_tokens, overlong=overlong)
 
 
