@@ -59,6 +59,7 @@ models/%.gguf:
 
 models/smollm2-135m-instruct/model.safetensors: | models/smollm2-135m-instruct.gguf
 	python -m hpc.convert models/smollm2-135m-instruct.gguf models/smollm2-135m-instruct
+	rm models/smollm2-135m-instruct.gguf
 
 smol-model: setup models/smollm2-135m-instruct/model.safetensors  ## SmolLM2-135M-Instruct, which sweeps/smol_math.yaml starts from
 

@@ -1,8 +1,10 @@
-"""What a login node pays: start of the command, import time, and the plan of a grid of 1,000 runs. CPU seconds."""
+"""What a login node pays, beside peers in one go: start of the command, and a grid of 1,000 runs. CPU seconds."""
 
 from __future__ import annotations
 
+import importlib.util
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,22 +23,57 @@ axes:
 """
 
 
+HYDRA = """
+from hydra import compose, initialize_config_dir
+with initialize_config_dir("{folder}", version_base=None):
+    for n in range({number}):
+        compose("config", overrides=[f"train.lr={{n}}", "train.epochs=1", "generate.waits=2"])
+"""
+GROUPS = {
+    "data": "source: s1k\nselect: all\n",
+    "train": "lr: 1\nepochs: 1\nweight_decay: 1\n",
+    "generate": "waits: 0\nmax_tokens: 1\n",
+}
+ROUNDS = 5
+HYDRA_CONFIGS = 50
+"""A thousand take a minute; hydra's cost is proportional to the number."""
+
+
 def measure() -> dict[str, Any]:
-    """Minimum of five runs each; CPU seconds of the process and its children, so other load does not count."""
+    """CPU seconds of whole processes: {name: {median, min, max}} over interleaved rounds."""
     with tempfile.TemporaryDirectory() as folder:
-        grid = Path(folder) / "grid.yaml"
-        grid.write_text(GRID)
-        return {
-            "help_cpu_s": least(["-m", "hpc.cli", "--help"]),
-            "import_cpu_s": least(["-c", "import hpc.cli"]),
-            "python_cpu_s": least(["-c", "pass"]),
-            "plan_1000_runs_cpu_s": least(["-m", "hpc.cli", "plan", str(grid), "--json"], repeats=3),
-        }
+        todo = commands(Path(folder))
+        rounds: dict[str, list[float]] = {name: [] for name in todo}
+        for _ in range(ROUNDS):
+            for name, command in todo.items():
+                rounds[name].append(cpu_s([sys.executable, *command]))
+    return {n: {"median": statistics.median(v), "min": min(v), "max": max(v)} for n, v in rounds.items()}
 
 
-def least(arguments: Sequence[str], repeats: int = 5) -> float:
-    """CPU seconds of the cheapest of `repeats` runs of Python with `arguments`."""
-    return min(cpu_s([sys.executable, *arguments]) for _ in range(repeats))
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Arguments of Python by name; a peer that is not installed (pip install hydra-core) is left out."""
+    grid = folder / "grid.yaml"
+    grid.write_text(GRID)
+    plan = ["-m", "hpc.cli", "plan", "--on", "h100x8", "--json"]
+    found = {
+        "python_cpu_s": ["-c", "pass"],
+        "hpc_help_cpu_s": ["-m", "hpc.cli", "--help"],
+        "import_hpc_cli_cpu_s": ["-c", "import hpc.cli"],
+        "import_submitit_cpu_s": ["-c", "import submitit"],
+        "import_omegaconf_cpu_s": ["-c", "import omegaconf"],
+        "hpc_plan_1_run_cpu_s": [*plan, "recipes/s1_32b.yaml"],
+        "hpc_plan_1000_runs_cpu_s": [*plan, str(grid)],
+    }
+    if importlib.util.find_spec("hydra"):
+        for group, text in GROUPS.items():
+            (folder / group).mkdir()
+            (folder / group / "base.yaml").write_text(text)
+        (folder / "config.yaml").write_text("defaults:\n" + "".join(f"  - {g}: base\n" for g in GROUPS))
+        found[f"hydra_compose_{HYDRA_CONFIGS}_configs_cpu_s"] = [
+            "-c",
+            HYDRA.format(folder=folder, number=HYDRA_CONFIGS),
+        ]
+    return found
 
 
 def cpu_s(command: Sequence[str]) -> float:

@@ -215,7 +215,8 @@ def _profile(on: str | None) -> Profile:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1))
+    """One document: indented for a reader, compact for a pipe (a thousand runs are 10 MB)."""
+    typer.echo(json.dumps(value, indent=1 if sys.stdout.isatty() else None))
 
 
 def _emit(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:

@@ -36,7 +36,7 @@ class Plan:
 def make(sweep: Sweep, roots: Sequence[Path] = (), gpus_per_node: int = GPUS_PER_NODE) -> Plan:
     """The plan of `sweep`: every stage with its key and state, and the jobs for those that no root has published."""
     graph = Graph()
-    keys = {run.name: graph.add(sweep.recipe, run.recipe, run.seeds, sweep.path) for run in sweep.runs}
+    keys = {run.name: graph.add(run.base, run.recipe, run.seeds, sweep.path) for run in sweep.runs}
     for run_name, run_keys in keys.items():
         for _, key in run_keys.flat():
             graph.stages[key].runs.add(run_name)

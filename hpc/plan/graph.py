@@ -5,9 +5,10 @@ A key is the first 16 hex digits of sha256 over {stage, stage VERSION, input key
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from hpc import files
 from hpc.errors import PlanError, RecipeError
@@ -20,6 +21,7 @@ PACKAGES = {"data": "data", "train": "train", "generate": "infer", "grade": "eva
 DRAWING = ("random", "diverse", "s1")
 """Selections that draw at random; a selection of the user's own is taken to draw as well."""
 
+T = TypeVar("T")
 Input = dict[str, str]
 """{"stage", "key"} of another artifact, {"ref": org/name@revision}, or {"path": folder}."""
 
@@ -66,6 +68,28 @@ class Graph:
         self.stages: dict[str, Stage] = {}
         self._references: dict[tuple[str, ...], Keys] = {}
         self._path: list[str] = []
+        self._memo: dict[tuple[Any, ...], Any] = {}
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What `make` returns, made once: a thousand runs share tasks, formats, models and most of their sections."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        found: T = self._memo[key]
+        return found
+
+    def _plain(self, section: Any, kind: Literal["what"] | None = None) -> dict[str, Any]:
+        """A copy of a section's plain containers; its inner containers are shared. The memo keeps the section alive."""
+        tree, _ = self._once((id(section), kind), lambda: (typed.plain(section, kind), section))
+        return dict(tree)
+
+    def _task(self, spec: schema.Spec, where: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """A task, and what it refers to outside itself."""
+
+        def make() -> tuple[dict[str, Any], dict[str, str]]:
+            task = names.task(spec, where)
+            return task, names.identities(task)
+
+        return self._once(("task", files.canonical(spec)), make)
 
     def add(self, name: str, recipe: schema.Recipe, seeds: dict[str, int], where: str) -> Keys:
         """Add the stages of one run (and, first, of every recipe it refers to). Returns their keys.
@@ -84,8 +108,8 @@ class Graph:
             )
             model = _artifact("train", keys.train)
         for spec in recipe.generate.tasks if recipe.generate else []:
-            task = names.task(spec, f"{where}: generate.tasks")
-            key = self._generate(name, recipe, seeds["generate"], model, task)
+            task, outside = self._task(spec, f"{where}: generate.tasks")
+            key = self._generate(name, recipe, seeds["generate"], model, task, outside)
             keys.generate[task["name"]] = key
             keys.grade[task["name"]] = self._grade(name, recipe, key, task, f"{where}: grade")
         return keys
@@ -93,7 +117,7 @@ class Graph:
     def _data(self, name: str, recipe: schema.Recipe, seed: int, where: str) -> str:
         data = recipe.data
         assert data is not None
-        config = typed.plain(data)
+        config = self._plain(data)
         _check_names(config, where)
         parts: list[schema.Part | schema.Data] = [*data.mix.values()] or [data]
         inputs = {ref: self._reference(ref, "data", where) for ref in _references(config)}
@@ -101,23 +125,32 @@ class Graph:
             inputs["tokenizer"] = self._model(data.tokenizer, where)
         draws = any(names.split(p.select)[0] in DRAWING or ".py:" in names.split(p.select)[0] for p in parts)
         config.update(_expanded(config, where))
-        tasks = {t: names.task(t, f"{where}.decontaminate") for t in data.decontaminate}
-        what = {**typed.plain(data, "what"), **_expanded(typed.plain(data, "what"), where)}
-        return self._put("data", name, None, config, what, seed, draws, inputs, recipe, extra=tasks)
+        what = {**self._plain(data, "what"), **_expanded(self._plain(data, "what"), where)}
+        outside: dict[str, str] = names.identities(what)
+        for task in data.decontaminate:
+            outside |= self._task(task, f"{where}.decontaminate")[1]
+        return self._put("data", name, None, config, what, seed, draws, inputs, recipe, outside)
 
     def _train(self, name: str, recipe: schema.Recipe, seed: int, inputs: dict[str, Input]) -> str:
-        what = {**typed.plain(recipe.train, "what"), "format": _format(recipe.format, name)}
-        return self._put("train", name, None, typed.plain(recipe.train), what, seed, True, inputs, recipe)
+        what = {**self._plain(recipe.train, "what"), "format": self._format(recipe.format, name)}
+        return self._put("train", name, None, self._plain(recipe.train), what, seed, True, inputs, recipe, {})
 
-    def _generate(self, name: str, recipe: schema.Recipe, seed: int, model: Input, task: dict[str, Any]) -> str:
+    def _generate(
+        self,
+        name: str,
+        recipe: schema.Recipe,
+        seed: int,
+        model: Input,
+        task: dict[str, Any],
+        outside: dict[str, str],
+    ) -> str:
         assert recipe.generate is not None
-        config = typed.plain(recipe.generate)
-        what = typed.plain(recipe.generate, "what")
+        config, what = self._plain(recipe.generate), self._plain(recipe.generate, "what")
         thinking = _thinking(recipe.generate, name)
         for tree in (config, what):
             del tree["tasks"]
             tree["thinking"] = dict(thinking)
-        written = _format(recipe.format, name)
+        written = self._format(recipe.format, name)
         _check_thinking(thinking, written, name)
         what |= {
             "format": written,
@@ -125,16 +158,17 @@ class Graph:
         }
         inputs = {"model": model, **{r: self._reference(r, "data", name) for r in _references(task["source"])}}
         draws = recipe.generate.temperature > 0
-        return self._put("generate", name, task["name"], config, what, seed, draws, inputs, recipe)
+        return self._put("generate", name, task["name"], config, what, seed, draws, inputs, recipe, outside)
 
     def _grade(self, name: str, recipe: schema.Recipe, generated: str, task: dict[str, Any], where: str) -> str:
-        config = typed.plain(recipe.grade)
+        config = self._plain(recipe.grade)
         grader = names.expand("grader", recipe.grade.grader, where) if recipe.grade.grader else task["grader"]
         versions = names.constant(names.HOME / "evals/lookup.py", "VERSIONS")
         graded = {"grader": grader, "grader_version": versions.get(grader["name"], 0)}
-        what = {**typed.plain(recipe.grade, "what"), **graded}
+        what = {**self._plain(recipe.grade, "what"), **graded}
         inputs = {"samples": _artifact("generate", generated)}
-        return self._put("grade", name, task["name"], config, what, 0, False, inputs, recipe)
+        outside: dict[str, str] = names.identities(grader)
+        return self._put("grade", name, task["name"], config, what, 0, False, inputs, recipe, outside)
 
     def _put(
         self,
@@ -147,14 +181,14 @@ class Graph:
         draws: bool,
         inputs: dict[str, Input],
         recipe: schema.Recipe,
-        extra: Any = None,
+        outside: dict[str, str],
     ) -> str:
         hashed = {
             "stage": stage,
             "version": version(stage),
             "inputs": _identities(inputs),
             "what": _portable(what),
-            "identities": names.identities([what, extra]),
+            "identities": outside,
             "seed": seed if draws else None,
         }
         key = files.digest(hashed)[:16]
@@ -162,6 +196,15 @@ class Graph:
             resources = getattr(recipe.resources, stage)
             self.stages[key] = Stage(stage, key, name, task, config, what, seed, inputs, resources)
         return key
+
+    def _format(self, name: str, recipe: str) -> dict[str, Any]:
+        """The format file: its text, not its name, is what a model sees."""
+
+        def make() -> dict[str, Any]:
+            document = names.document("formats", name, "format", f"{recipe}: format")
+            return {"name": Path(name).stem, "text": {k: v for k, v in document.items() if k != "about"}}
+
+        return self._once(("format", name), make)
 
     def _model(self, text: str, where: str) -> Input:
         if text.startswith("run:"):
@@ -183,7 +226,8 @@ class Graph:
                 why="it is neither a folder nor org/name",
                 next="write org/name[@revision], ./folder or run:RECIPE",
             )
-        return {"ref": f"{text.split('@')[0]}@{names.commit('models', text)}"}
+        commit = self._once(("commit", text), lambda: names.commit("models", text))
+        return {"ref": f"{text.split('@')[0]}@{commit}"}
 
     def _reference(self, text: str, default: str, where: str) -> Input:
         """run:RECIPE[#stage[.task]] -> the artifact; the recipe's first seeds count."""
@@ -304,12 +348,6 @@ def _check_thinking(limits: dict[str, Any], written: dict[str, Any], recipe: str
             why="its thinking_start is null",
             next="choose a format with thinking, or set generate.thinking.max: null and waits: 0",
         )
-
-
-def _format(name: str, recipe: str) -> dict[str, Any]:
-    """The format file: its text, not its name, is what a model sees."""
-    document = names.document("formats", name, "format", f"{recipe}: format")
-    return {"name": Path(name).stem, "text": {k: v for k, v in document.items() if k != "about"}}
 
 
 def version(stage: str) -> int:

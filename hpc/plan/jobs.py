@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpc.files import canonical
@@ -29,7 +29,7 @@ class Job:
 
     def document(self) -> dict[str, Any]:
         """The job as the plan prints it."""
-        return {k: v for k, v in asdict(self).items() if k != "parents"}
+        return {k: v for k, v in vars(self).items() if k != "parents"}
 
 
 @dataclass
@@ -82,7 +82,7 @@ def _group(stage: Stage, place: dict[str, int]) -> str:
     if stage.stage == "generate":
         engine = {k: stage.config[k] for k in ("engine", "dtype", "context_tokens", "tensor_parallel")}
         others = [i for n, i in sorted(stage.inputs.items()) if n != "model" and i.get("key") in place]
-        return canonical(["generate", stage.inputs["model"], engine, asdict(stage.resources), others])
+        return canonical(["generate", stage.inputs["model"], engine, vars(stage.resources), others])
     if stage.stage == "grade":
         source = stage.inputs["samples"]["key"]
         return f"grade of job {place[source]}" if source in place else "grade of published samples"

@@ -168,7 +168,7 @@ def document(folder: str, name: str, noun: str, where: str) -> dict[str, Any]:
     return read(path)
 
 
-def identities(value: Any) -> Any:
+def identities(value: Any) -> dict[str, str]:
     """What a configuration refers to outside itself, so that keys change with it.
 
     {"file:NAME": sha256} for a file in $HPC_DATA_DIR or at a path, {"hub:ORG/NAME": commit} for a hub data set that has

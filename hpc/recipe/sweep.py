@@ -31,9 +31,10 @@ OWN = ("about", "recipe", "axes", "seeds", "report")
 
 @dataclass
 class Run:
-    """One point of a sweep: its name, its place on every axis, and its recipe."""
+    """One point of a sweep: its name, the recipe file it starts from, its place on every axis, and its recipe."""
 
     name: str
+    base: str
     axes: dict[str, str]
     settings: dict[str, Any]
     seeds: dict[str, int]
@@ -100,7 +101,7 @@ def expand(tree: Tree, name: str, path: str, overrides: Sequence[str] = ()) -> S
         chosen = {k: v for option in point.values() for k, v in option.settings.items()}
         if "recipe" in chosen:
             start = _base(str(chosen.pop("recipe")), tree, changes, path, recipes)
-        runs += _runs(start.tree, point, chosen, tree, changes, path)
+        runs += _runs(start, point, chosen, tree, changes, path)
     _check_some(runs, path)
     about = str(tree.get("about") or base.tree.get("about") or "")
     return Sweep(name, path, about, base.name, runs, tree.get("report") or {}, base.origin)
@@ -239,10 +240,15 @@ def _holds(condition: dict[str, list[str]], labels: dict[str, str]) -> bool:
 
 
 def _runs(
-    base: Tree, point: dict[str, Option], chosen: dict[str, Any], sweep: Tree, changes: list[tuple[str, Any]], path: str
+    base: loading.Loaded,
+    point: dict[str, Option],
+    chosen: dict[str, Any],
+    sweep: Tree,
+    changes: list[tuple[str, Any]],
+    path: str,
 ) -> list[Run]:
     where = path + "".join(f" {n}={o.label}" for n, o in point.items())
-    tree = dict(base)
+    tree = dict(base.tree)
     for key, value in chosen.items():
         section = key.split(".")[0]
         tree[section] = copy.deepcopy(tree.get(section))
@@ -258,7 +264,7 @@ def _runs(
     grid = itertools.product(recipe.seeds.data, recipe.seeds.train, recipe.seeds.generate)
     every = [dict(zip(("data", "train", "generate"), seeds, strict=True)) for seeds in grid]
     alone = "" if axes else Path(str(sweep["recipe"])).stem
-    return [Run(_name(alone, axes, s, recipe.seeds), axes, settings, s, recipe) for s in every]
+    return [Run(_name(alone, axes, s, recipe.seeds), base.name, axes, settings, s, recipe) for s in every]
 
 
 def _name(alone: str, axes: dict[str, str], seeds: dict[str, int], all_seeds: schema.Seeds) -> str:
