@@ -162,14 +162,17 @@ def _run(run: dict[str, Any], stages: dict[str, Any]) -> str:
 def cancel(plan: Plan, profile: Profile) -> int:
     """Cancel every job of a plan that waits or runs. Returns how many.
 
-    A job that other plans wait for too is cancelled as well: it makes the same artifact.
+    Jobs that an earlier state of the recipe asked for (it was edited since) are cancelled too: they bear its name. A job
+    that other plans wait for is cancelled as well: it makes the same artifact.
     """
     from hpc.cluster import local
     from hpc.cluster.ledger import Ledger
 
-    cover = look(plan, profile)
-    jobs = [j for j in cover.jobs if not j.over]
     ledger = Ledger(profile.root)
+    asked = [p for i in ledger.intents if i.plan == plan["name"] for p in i.pieces]
+    earlier = [{"stage": p.kind, "key": k} for p in asked for e in p.elements.values() for k in e["stages"]]
+    cover = look({**plan, "stages": [*plan["stages"], *earlier]}, profile)
+    jobs = [j for j in cover.jobs if not j.over]
     ledger.withdraw([j.element for j in jobs], "hpc cancel")
     for intent, piece in cover.undecided:
         ledger.decide(intent.submission, piece.name, {"replaced": "hpc cancel"})

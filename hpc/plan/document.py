@@ -40,6 +40,7 @@ def make(sweep: Sweep, roots: Sequence[Path] = (), gpus_per_node: int = GPUS_PER
     for run_name, run_keys in keys.items():
         for _, key in run_keys.flat():
             graph.stages[key].runs.add(run_name)
+    _forget_unused(graph)
     published = {s.key: found for s in graph.stages.values() if (found := artifact.find(roots, s.stage, s.key))}
     needed = _needed(graph, published)
     states = {
@@ -52,8 +53,14 @@ def make(sweep: Sweep, roots: Sequence[Path] = (), gpus_per_node: int = GPUS_PER
     return plan
 
 
+def _forget_unused(graph: Graph) -> None:
+    """Drop stages of referred recipes that no run needs: a base model's own evaluation, for one."""
+    used = _needed(graph, {})
+    graph.stages = {key: stage for key, stage in graph.stages.items() if key in used}
+
+
 def _needed(graph: Graph, published: dict[str, Path]) -> set[str]:
-    """Stages to be made: those of the runs that are not published, and what these need in turn."""
+    """Stages of the runs that are not published, and what these need in turn."""
     wanted = [s.key for s in graph.stages.values() if s.runs and s.key not in published]
     needed: set[str] = set()
     while wanted:

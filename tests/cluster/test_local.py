@@ -139,6 +139,14 @@ def test_cancel_stops_jobs_and_submit_starts_them_again(toys, here):
     wait(plan.document(), here, poll_s=0.1, timeout_s=30)
 
 
+def test_cancel_also_stops_what_the_plan_asked_for_before_it_was_edited(toys, here):
+    before, after = toys().job("a", 0, ("old", [], {"seconds": 30})), toys().job("a", 0, ("new", [], {}))
+    submit(before.document(), here)
+    until(lambda: status(before.document(), here)["stages"][before.key("old")]["state"] == "running")
+    assert cancel(after.document(), here) == 1
+    assert wait(before.document(), here, poll_s=0.1, timeout_s=30)["totals"] == {"cancelled": 1}
+
+
 def test_two_independent_jobs_share_two_cores(toys, here):
     plan = toys().job("a", 0, ("x", [], {"seconds": 1.5})).job("a", 1, ("y", [], {"seconds": 1.5}))
     submit(plan.document(), here)
