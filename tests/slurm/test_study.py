@@ -17,35 +17,49 @@ CUT = Path(__file__).parent / "cut"
 SAME = ("examples.jsonl", "questions.jsonl", "samples.jsonl", "grades.jsonl", "model.safetensors")
 
 
-def made(profile):
-    """Run the cut with `profile`; returns sha256 by file of everything that must not depend on where it ran."""
-    plan = document.document(document.make(sweep.load(str(CUT / "cut.yaml")), profile.all_roots))
+def made(profile, name, timeout_s):
+    """Run a sweep with `profile`; returns sha256 by file of everything that must not depend on where it ran."""
+    plan = document.document(document.make(sweep.load(name), profile.all_roots))
     submit(plan, profile)
-    state = wait(plan, profile, timeout_s=400)
+    state = wait(plan, profile, timeout_s=timeout_s)
     wrong = {k: s.get("reason") for k, s in state["stages"].items() if s["state"] in ("failed", "cancelled")}
     assert not wrong and all(run["state"] == "published" for run in state["runs"]), wrong or state["runs"]
     folder = profile.root / "report"
     report.build(plan, profile.all_roots, folder)
     files = [p for p in (profile.root / "artifacts").rglob("*") if p.name in SAME]
     tables = list(folder.rglob("*.csv"))
-    return {
-        str(p.relative_to(profile.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in [*files, *tables]
-    }, plan
+    return {str(p.relative_to(profile.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in [*files, *tables]}
 
 
-@pytest.mark.slurm
-@pytest.mark.proof_ci
-def test_mini_study_is_the_same_through_slurm_and_as_local_processes(slurm, tmp_path, monkeypatch):
+@pytest.fixture
+def alike(slurm, tmp_path, monkeypatch):
+    """alike(name, timeout_s): both sums of a sweep, as local processes and through Slurm, from two empty roots."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(CUT)
     home = str(Path(__file__).parents[2])
     monkeypatch.setenv("HPC_PATH", home)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([home, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    local, plan = made(find_profile("local", roots=[str(tmp_path / "local")], max_parallel=2))
-    remote, _ = made(find_profile("slurm", roots=[str(tmp_path / "slurm")], memory_gib=4))
-    trains = [s for s in plan["stages"] if s["stage"] == "train" and s["recipe"] == "study"]
-    assert trains and all(s["nodes"] == 2 for s in trains)
-    hosts = [p.read_text() for p in (tmp_path / "slurm" / "artifacts" / "train").glob("*/environment.json")]
-    assert any('SLURM_JOB_NUM_NODES": "2"' in text for text in hosts), "no training ran on two nodes"
+
+    def run(name, timeout_s):
+        local = find_profile("local", roots=[str(tmp_path / "local")], max_parallel=2)
+        remote = find_profile("slurm", roots=[str(tmp_path / "slurm")], memory_gib=4)
+        return made(local, name, timeout_s), made(remote, name, timeout_s)
+
+    return run
+
+
+@pytest.mark.slurm
+@pytest.mark.proof_ci
+def test_cut_of_the_mini_study_is_the_same_through_slurm_and_as_local_processes(alike, tmp_path):
+    local, remote = alike(str(CUT / "cut.yaml"), 400)
+    records = [p.read_text() for p in (tmp_path / "slurm/artifacts/train").glob("*/environment.json")]
+    assert sum('"SLURM_JOB_NUM_NODES": "2"' in text for text in records) == 2, "no ZeRO-3 over two nodes"
     assert local == remote and len(local) > 20
+
+
+@pytest.mark.slurm
+@pytest.mark.proof
+def test_mini_study_is_the_same_through_slurm_and_as_local_processes(alike):
+    local, remote = alike("sweeps/mini.yaml", 1500)
+    assert local == remote and len(local) > 60
