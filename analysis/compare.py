@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.collect import Results
-from analysis.points import Point, partners, points, varying
+from analysis.points import Point, partial_notes, partners, points, varying
 from analysis.published import HI, LO, Published
 from analysis.tables import Cell, Estimate, Table
 from hpc.errors import RecipeError
@@ -34,7 +34,7 @@ def accuracy(results: Results, entry: dict[str, Any], published: Sequence[Publis
         if len(tasks) == 1:
             row["thinking tokens"] = point.means.get(tasks[0], {}).get("thinking_tokens")
         rows.append(row)
-    return Table(entry.get("title") or "Accuracy", rows, [WILSON, *_notes(listed, tasks, results, entry)])
+    return Table(entry.get("title") or "Accuracy", rows, [WILSON, *_notes(listed, tasks, entry)])
 
 
 def paired(results: Results, entry: dict[str, Any], published: Sequence[Published] = ()) -> Table:
@@ -62,10 +62,11 @@ def paired(results: Results, entry: dict[str, Any], published: Sequence[Publishe
             is_reference = point.labels[axis] == str(reference)
             row[f"{task} − {reference}"] = "reference" if is_reference else difference
             row[f"{task} won / lost"] = _flips(point, other, task)
+            row |= _spread_over_seeds(point, task, listed)
             row |= _beside(published, point, entry, task)
             num_differences += difference is not None and not is_reference
         rows.append(row)
-    notes = [PAIRED, WILSON, *_notes(listed, tasks, results, entry)]
+    notes = [PAIRED, WILSON, *_notes(listed, tasks, entry)]
     if ambiguous:
         notes.append(f"{ambiguous} rows have no difference: several {reference} rows match them; narrow with `where`.")
     if num_differences > 1:
@@ -141,7 +142,8 @@ def _spread_over_seeds(point: Point, task: str, listed: Sequence[Point]) -> dict
     if all(len(p.runs) == 1 for p in listed):
         return {}
     values = point.by_seed.get(task, [])
-    spread = f"{min(values):.1f} to {max(values):.1f} ({len(values)} runs)" if values else None
+    number = f"only {point.partial(task)}" if point.partial(task) else str(len(values))
+    spread = f"{min(values):.1f} to {max(values):.1f} ({number} runs)" if values else None
     return {f"{task} over seeds": spread}
 
 
@@ -181,12 +183,12 @@ def _beside(published: Sequence[Published], point: Point, entry: dict[str, Any],
     return found
 
 
-def _notes(listed: Sequence[Point], tasks: Sequence[str], results: Results, entry: dict[str, Any]) -> list[str]:
+def _notes(listed: Sequence[Point], tasks: Sequence[str], entry: dict[str, Any]) -> list[str]:
     notes = [str(entry["note"])] if entry.get("note") else []
-    trained = any(run["stages"].get("train") for run in results.runs)
-    if trained and all(point.train_seeds == 1 for point in listed):
+    trained = [point for point in listed if point.trained]
+    if trained and all(point.train_seeds == 1 for point in trained):
         notes.append(ONE_SEED)
-    elif any(len(point.runs) > 1 for point in listed):
+    if any(len(point.runs) > 1 for point in listed):
         notes.append(
             "Scores are averaged over seeds for each question; the interval is over questions only, "
             "the spread over seeds stands in its own column."
@@ -197,6 +199,7 @@ def _notes(listed: Sequence[Point], tasks: Sequence[str], results: Results, entr
         for t, s in sizes.items()
         if s
     ]
+    notes += partial_notes(listed, tasks)
     unfinished = [p for p in listed if any(not p.scores.get(task) for task in tasks)]
     if unfinished:
         notes.append(f"{len(unfinished)} of {len(listed)} rows have no or not all results: see Missing results.")

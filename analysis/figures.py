@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.collect import Results
-from analysis.points import Point, points, varying
+from analysis.points import Point, partial_notes, points, varying
 from analysis.published import Published
 from analysis.tables import Cell, Estimate, Table
 
@@ -42,7 +42,7 @@ def scaling(results: Results, entry: dict[str, Any], published: Sequence[Publish
     for task, axes in zip(tasks, panels, strict=False):
         _panel(axes, task, _series(listed, results.axes, entry), published)
     title = str(entry.get("title") or "Accuracy against thinking tokens")
-    notes = [APART, *([str(entry["note"])] if entry.get("note") else [])]
+    notes = [APART, *([str(entry["note"])] if entry.get("note") else []), *partial_notes(listed, tasks)]
     return figure, Table(title, _rows(listed, tasks, varying(listed, results.axes, entry)), notes)
 
 

@@ -22,6 +22,8 @@ class Point:
         means: by task: thinking_tokens, waits_asked ... averaged over runs.
         by_seed: by task: accuracy in % of every run.
         train_seeds: how many different trainings are averaged.
+        planned: by task: how many runs should give a result.
+        trained: whether a run of it has a train stage.
     """
 
     labels: dict[str, str]
@@ -30,11 +32,18 @@ class Point:
     means: dict[str, dict[str, float]] = field(default_factory=dict)
     by_seed: dict[str, list[float]] = field(default_factory=dict)
     train_seeds: int = 1
+    planned: dict[str, int] = field(default_factory=dict)
+    trained: bool = False
 
     def accuracy(self, task: str) -> stats.Interval | None:
         """Accuracy (0..1) with its Wilson interval over questions; None if the task has no result here."""
         scores = self.scores.get(task)
         return stats.wilson(sum(scores.values()), len(scores)) if scores else None
+
+    def partial(self, task: str) -> str:
+        """ "2 of 3" where only some runs have a result, else empty."""
+        finished, planned = len(self.by_seed.get(task, [])), self.planned.get(task, 0)
+        return f"{finished} of {planned}" if 0 < finished < planned else ""
 
 
 def points(results: Results, entry: dict[str, Any]) -> list[Point]:
@@ -53,7 +62,11 @@ def points(results: Results, entry: dict[str, Any]) -> list[Point]:
     for run in results.runs:
         labels = {a: run["axes"].get(a, "") for a in results.axes}
         if all(labels[a] in (*wanted, "") for a, wanted in where.items()) and (not values or labels[axis] in values):
-            found.setdefault(tuple(labels.values()), Point(labels, [])).runs.append(run["name"])
+            point = found.setdefault(tuple(labels.values()), Point(labels, []))
+            point.runs.append(run["name"])
+            point.trained = point.trained or bool(run["stages"].get("train"))
+            for task in run["stages"].get("grade") or {}:
+                point.planned[task] = point.planned.get(task, 0) + 1
     listed = list(found.values())
     for point in listed:
         _fill(point, results)
@@ -80,6 +93,17 @@ def varying(listed: Sequence[Point], axes: Sequence[str], entry: dict[str, Any])
     fixed = [a for a, v in (entry.get("where") or {}).items() if len(_listed(v)) == 1]
     moving = [a for a in axes if a not in fixed and len({p.labels[a] for p in listed}) > 1]
     return moving or list(axes)
+
+
+def partial_notes(listed: Sequence[Point], tasks: Sequence[str]) -> list[str]:
+    """A note that names the points of which only some seeds are finished; none if there are none."""
+    found = [
+        f"{', '.join(filter(None, point.labels.values())) or point.runs[0]}: {point.partial(task)} runs of {task}"
+        for point in listed
+        for task in tasks
+        if point.partial(task)
+    ]
+    return [f"Averaged over the finished runs only - {'; '.join(found)}: see Missing results."] if found else []
 
 
 def partners(point: Point, listed: Sequence[Point], axis: str, reference: str) -> list[Point]:

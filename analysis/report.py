@@ -135,9 +135,34 @@ def _published(entry: dict[str, Any]) -> list[published.Published]:
 def _default(results: Results, declared: dict[str, Any]) -> dict[str, Any]:
     """What a sweep that declares nothing gets: all accuracies, and the scaling figure if thinking varies."""
     tokens = results.rows["thinking_tokens"]
-    shown = [{"kind": "scaling", "title": "Accuracy against thinking tokens"}]
+    axis = thinking_axis(results)
+    shown = [{"kind": "scaling", "title": "Accuracy against thinking tokens", **({"axis": axis} if axis else {})}]
     varies = len(results.runs) > 1 and tokens.max() > VARIES * max(tokens.min(), 1e-9)
     return {**declared, "tables": [{"kind": "accuracy", "title": "Accuracy"}], "figures": shown if varies else []}
+
+
+def thinking_axis(results: Results) -> str | None:
+    """The first axis whose labels alone change generate.thinking: runs equal on all other axes differ in it."""
+    for axis in results.axes:
+        found: dict[tuple[str, ...], set[str]] = {}
+        for run in results.runs:
+            others = tuple(run["axes"].get(a, "") for a in results.axes if a != axis)
+            found.setdefault(others, set()).add(repr(_thinking(run.get("settings") or {})))
+        if any(len(kinds) > 1 for kinds in found.values()):
+            return axis
+    return None
+
+
+def _thinking(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The settings below generate.thinking, however deep they are written."""
+    found: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            found += _thinking(value, f"{name}.")
+        elif name.startswith("generate.thinking"):
+            found.append((name, value))
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def write(report: Report, out: Path) -> Path:

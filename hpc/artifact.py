@@ -12,6 +12,7 @@ import platform
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -148,6 +149,8 @@ def check(folder: Path) -> None:
 def publish(work: Work, root: Path, *, inputs: dict[str, str], counts: dict[str, Any]) -> bool:
     """Complete `work.out` with its records and rename it into artifacts/. False if another attempt was first.
 
+    A published folder without DONE is what a purge of scratch left over: it is moved aside, to .purged-ID beside it.
+
     Raises:
         Superseded: a younger attempt exists.
     """
@@ -171,14 +174,39 @@ def publish(work: Work, root: Path, *, inputs: dict[str, str], counts: dict[str,
     files.write_json(work.out / "DONE", done)
     final = target(root, work.stage, work.key)
     final.parent.mkdir(parents=True, exist_ok=True)
+    while not _renamed(work.out, final):
+        if not _set_aside(final):
+            shutil.rmtree(work.out)
+            return False
+    files.fsync_folder(final.parent)
+    return True
+
+
+def _renamed(source: Path, final: Path) -> bool:
+    """Rename `source` to `final`; False if a folder with something in it is there."""
     try:
-        work.out.rename(final)
+        source.rename(final)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        shutil.rmtree(work.out)
         return False
-    files.fsync_folder(final.parent)
+    return True
+
+
+def _set_aside(final: Path) -> bool:
+    """Move a published folder that lost its DONE (purged scratch) out of the way. False if it is complete."""
+    aside = final.with_name(f".purged-{uuid.uuid4().hex}")
+    list(final.parent.iterdir())  # makes NFS clients forget that the name was absent
+    try:
+        if any(p.name == "DONE" for p in final.iterdir()):
+            return False
+        final.rename(aside)
+    except FileNotFoundError:  # another attempt was faster with just this
+        time.sleep(0.1)
+        return True
+    if (aside / "DONE").exists():  # complete after all: published between our look and our rename
+        _renamed(aside, final)
+        return False
     return True
 
 

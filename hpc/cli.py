@@ -39,9 +39,11 @@ def show(x: Name, overrides: Overrides = None, as_json: Json = False) -> None:
 
     others = [o for o in overrides or [] if "=" not in o]
     sweep = _load(x, [o for o in overrides or [] if "=" in o])
+    if len(others) > 1:
+        raise HpcError("show compares two", where="command line", why=", ".join([x, *others]), next="name two at most")
     if others:
         rows = showing.difference(sweep, _load(others[0], []))
-        _emit([{"key": k, x: a, others[0]: b} for k, a, b in rows], as_json, ["key", x, others[0]])
+        _emit([{"key": k, "left": a, "right": b} for k, a, b in rows], as_json, ["key", "left", "right"])
     elif as_json:
         _print_json(showing.document(sweep))
     else:
@@ -89,7 +91,10 @@ def submit(
     from hpc.cluster import text
 
     profile = _profile(on)
-    result = submitting.submit(_plan(x, overrides, profile), profile, dry_run=dry_run).document()
+    document = _plan(x, overrides, profile)
+    if not dry_run:
+        _refuse_unpinned(document)
+    result = submitting.submit(document, profile, dry_run=dry_run).document()
     _print_json(result) if as_json else typer.echo(text.submission(result, x))
 
 
@@ -208,6 +213,21 @@ def _plan(x: str, overrides: list[str] | None, profile: Profile) -> dict[str, An
     )
 
 
+def _refuse_unpinned(plan: dict[str, Any]) -> None:
+    """A job that fetched a moving revision would change the keys that it was submitted under."""
+    from hpc.errors import PlanError
+
+    if plan["unpinned"]:
+        first = plan["unpinned"][0]
+        kind = " --repo-type dataset" if first.startswith("datasets/") else ""
+        raise PlanError(
+            f"{len(plan['unpinned'])} hub repositories are neither pinned nor fetched: {', '.join(plan['unpinned'])}",
+            where=plan["path"],
+            why="their commit is part of the keys, and jobs run without network",
+            next=f"hf download {first.removeprefix('datasets/')}{kind} (and the others), or write org/name@COMMIT",
+        )
+
+
 def _profile(on: str | None) -> Profile:
     from hpc.cluster import profile
 
@@ -216,18 +236,19 @@ def _profile(on: str | None) -> Profile:
 
 def _print_json(value: Any) -> None:
     """One document: indented for a reader, compact for a pipe (a thousand runs are 10 MB)."""
-    typer.echo(json.dumps(value, indent=1 if sys.stdout.isatty() else None))
+    typer.echo(json.dumps(value, indent=1 if sys.stdout.isatty() else None, allow_nan=False))
 
 
 def _emit(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
     if as_json:
         return _print_json(rows)
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(str(row[c]) for c in columns))
+        table.add_row(*(escape(str(row[c])) for c in columns))
     Console().print(table)
     return None
 

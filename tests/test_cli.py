@@ -105,12 +105,15 @@ def test_two_recipes_are_compared_key_by_key(workspace):
         (["plan", "bose"], ['there is no sweep or recipe called "bose"', 'did you mean "base"']),
         (["plan", "recipes/base.yaml", "train.lrr=1"], ['unknown key "train.lrr"', 'did you mean "lr"', "override"]),
         (["plan", "recipes/base.yaml", "train.lr=big"], ['"train.lr" must be a number', "peak learning rate"]),
-        (["plan", "recipes/base.yaml", "model=run:base"], ["in a circle: base -> base"]),
+        (["plan", "recipes/loop.yaml"], ["in a circle: loop -> loop"]),
+        (["submit", "recipes/base.yaml", "model=org/model"], ["neither pinned nor fetched", "hf download org/model"]),
+        (["show", "recipes/base.yaml", "recipes/base.yaml", "recipes/base.yaml"], ["show compares two"]),
         (["plan", "recipes/base.yaml", "--on", "h100x80"], ["h100x80", "h100x8"]),
     ],
 )
 def test_mistake_is_answered_with_what_where_why_and_next(workspace, words, says):
-    if "--on" not in words:
+    workspace.write("recipes/loop.yaml", "extends: base\nmodel: run:loop\n")
+    if "--on" not in words and words[0] != "show":
         words = [*words, "--on", "h100x8"]
     _, error = hpc(*words, code=2)
     assert error.startswith("error: ") and "\n  next: " in error and "Traceback" not in error

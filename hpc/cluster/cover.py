@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import calendar
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpc import artifact
+from hpc import artifact, files
 from hpc.cluster import local, queue
 from hpc.cluster.ledger import Element, Intent, Ledger, Piece, alive
 from hpc.cluster.profile import Profile
@@ -43,6 +45,8 @@ class Job:
 
 UNDECIDED = "SUBMITTING"
 """Another `hpc submit` on this host is between its intent and sbatch's answer."""
+SETTLING = "SETTLING"
+"""It completed less than artifact.PATIENCE_S ago, and the file system does not show here what it published yet."""
 LOST = "LOST"
 """Slurm does not know the job any more (no accounting, or the controller lost its state)."""
 REPLACED = "REPLACED"
@@ -143,7 +147,17 @@ def _piece(cover: Cover, ledger: Ledger, intent: Intent, piece: Piece, table: qu
             job.word, job.reason = REPLACED, decision["replaced"]
         elif job.word == LOST and decision is None:
             job.word, job.reason = REPLACED, "hpc submit was interrupted before sbatch answered; submit again"
+        if job.word == "COMPLETED" and intent.kind == "slurm" and not cover.published.keys() >= set(job.stages):
+            job.word = SETTLING if _just_done(root, element) else job.word
         cover.jobs.append(job)
+
+
+def _just_done(root: Path, element: Element) -> bool:
+    """True if the worker itself said less than artifact.PATIENCE_S ago (by its clock) that all its stages are done."""
+    submission, piece, index = element
+    rows = [files.read_json(p) for p in (root / "jobs" / submission / "state").glob(f"{piece}.{index}.*.json")]
+    said = [calendar.timegm(time.strptime(r["at"], "%Y-%m-%dT%H:%M:%SZ")) for r in rows if r["state"] == "done"]
+    return any(abs(time.time() - at) < artifact.PATIENCE_S for at in said)
 
 
 def _live(cover: Cover) -> dict[str, Job]:

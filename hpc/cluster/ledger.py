@@ -38,7 +38,7 @@ class Piece:
 
 @dataclass
 class Intent:
-    """What one `hpc submit` is about to ask for."""
+    """What one `hpc submit` is about to ask for. `path`: the plan's file; two files may bear the same plan name."""
 
     submission: str
     plan: str
@@ -47,6 +47,7 @@ class Intent:
     pieces: list[Piece]
     when: float = field(default_factory=time.time)
     submitter: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
 
 
 Element = tuple[str, str, int]
@@ -107,6 +108,11 @@ class Ledger:
 def new_submission() -> str:
     """A unique id that sorts by time: 20261122-021500-9f3a1c2e."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+
+
+def absolute(plan: dict[str, Any]) -> str:
+    """The file of a plan, as intents record it; empty for a plan without one."""
+    return str(Path(plan["path"]).absolute()) if plan.get("path") else ""
 
 
 def create(path: Path, value: Any) -> bool:

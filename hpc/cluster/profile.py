@@ -5,15 +5,24 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hpc.errors import ClusterError, HpcError
+from hpc import artifact
+from hpc.errors import ClusterError, HpcError, nearest
 from hpc.recipe import load, typed
 from hpc.recipe.schema import how
+
+KINDS = ("data", "train", "generate", "grade")
+"""Kinds of stage. All but train are one process, on one node."""
+
+
+REFERENCE = re.compile(r"\$(?:\w+|\{\w+\})")
+"""A value that names another variable, and holds nothing itself."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,17 @@ class Profile:
     hours: float = how(1, "time limit of a job in hours where the recipe leaves it open")
     python: str = how("", "Python of the jobs; empty is the one that submits")
     setup: list[str] = how(list, "shell lines before the job (module load ...); a line that fails ends it")
-    env: dict[str, str] = how(dict, "variables of the jobs; $NAME is expanded on the node")
+    env: dict[str, str] = how(
+        dict, "variables of the jobs; $NAME is expanded on the node. Secrets only so: {WANDB_API_KEY: $WANDB_API_KEY}"
+    )
     sbatch: dict[str, Any] = how(dict, "further sbatch options by name (constraint: hbm3); true is a bare flag")
     array_throttle: int = how(256, "most elements of one array that run at once")
     max_array_size: int = how(1001, "Slurm's MaxArraySize: indices stay below it (scontrol show config)")
-    signal_lead_s: int = how(120, "seconds between the warning signal and the time limit: 1.5 x save time + a step")
+    signal_lead_s: int = how(
+        120,
+        "seconds between the warning signal and the time limit: 1.5 x save time + a step; "
+        "a quarter of the limit where that is not above twice this",
+    )
     max_restarts: int = how(50, "requeues after which a job gives up instead of asking for another")
     max_parallel: int | None = how(None, "local: cores that jobs may take together; null is all of this machine")
 
@@ -71,9 +86,13 @@ class Profile:
 
     @property
     def all_roots(self) -> list[Path]:
-        """Own folder first, then the shared ones that are only read; absolute."""
+        """Own folder first, then the shared ones that are only read; absolute.
+
+        Raises:
+            ClusterError: a root names a variable that is not set.
+        """
         names = self.roots or [os.environ.get("HPC_ROOT", "") or "runs"]
-        return [Path(os.path.expandvars(n)).expanduser().absolute() for n in names]
+        return [_expanded(n, self.name).expanduser().absolute() for n in names]
 
     @property
     def node_gpus(self) -> int:
@@ -101,9 +120,9 @@ class Profile:
         """The plan's resources of a job with every open one filled in.
 
         Raises:
-            ClusterError: more GPUs per node than this profile has.
+            ClusterError: more GPUs per node than this profile has, or a shape that Slurm cannot give evenly.
         """
-        place, nodes = self.place(kind), int(asked["nodes"])
+        place, nodes, ranks = self.place(kind), int(asked["nodes"]), int(asked["ranks"])
         gpus = math.ceil(int(asked["gpus"]) / nodes)
         if gpus > self.node_gpus:
             raise ClusterError(
@@ -112,19 +131,93 @@ class Profile:
                 why=f"a node of {self.name} has {self.node_gpus} GPU(s)" + _no_gpu(self),
                 next=f"choose another profile with --on, or set resources.{kind}.gpus=0 to run on CPUs",
             )
-        ranks_per_node = max(1, math.ceil(int(asked["ranks"]) / nodes))
+        _check_shape(kind, int(asked["gpus"]), nodes, ranks, self)
+        ranks_per_node = ranks // nodes
         open_cpus = self.cpus_per_gpu * gpus // ranks_per_node if gpus else place.cpus_per_rank
         return {
             "gpus": int(asked["gpus"]),
             "gpus_per_node": gpus,
             "gpu": asked.get("gpu") or self.gpu,
             "nodes": nodes,
-            "ranks": int(asked["ranks"]),
+            "ranks": ranks,
             "ranks_per_node": ranks_per_node,
             "cpus_per_rank": int(asked.get("cpus_per_rank") or 0) or max(1, open_cpus or 1),
             "memory_gib": float(asked.get("memory_gib") or 0) or place.memory_gib,
             "hours": float(asked.get("hours") or 0) or place.hours,
         }
+
+
+def _check_shape(kind: str, gpus: int, nodes: int, ranks: int, profile: Profile) -> None:
+    """Slurm counts GPUs and tasks by the node: both must divide by the nodes, or more would start."""
+    shape = (
+        f"{gpus} GPU(s), {ranks} rank(s) and {nodes} node(s); a node of {profile.name} has {profile.node_gpus} GPU(s)"
+    )
+    where = f"resources.{kind}, profile {profile.name}"
+    if nodes > 1 and kind in KINDS and kind != "train":
+        raise ClusterError(
+            f"a {kind} job is one process and cannot use {nodes} nodes",
+            where=where,
+            why=shape,
+            next=f"lower resources.{kind}.gpus to what fits one node ({profile.node_gpus}), or choose a profile with "
+            "larger nodes by --on",
+        )
+    if nodes < 1 or ranks < 1 or gpus % nodes or ranks % nodes:
+        raise ClusterError(
+            f"a {kind} job's GPUs and ranks do not divide evenly by its nodes",
+            where=where,
+            why=shape,
+            next=f"set resources.{kind}.gpus, .ranks and .nodes so that each node gets the same number of both",
+        )
+
+
+def _expanded(text: str, name: str) -> Path:
+    expanded = os.path.expandvars(text)
+    if left := re.search(r"\$\{?(\w+)", expanded):
+        raise ClusterError(
+            f"the variable {left.group(1)} is not set",
+            where=f"roots, profile {name}",
+            why=f"roots has {text}",
+            next=f"export {left.group(1)}=... before hpc, or write the folder itself into the profile",
+        )
+    return Path(expanded)
+
+
+def _check(profile: Profile, where: str) -> Profile:
+    """The profile, if its values can be used.
+
+    Raises:
+        ClusterError: unknown kinds of stage, an impossible array size, or a secret written into the file.
+    """
+    for kind in profile.stages:
+        if kind not in KINDS:
+            raise ClusterError(
+                f'unknown kind of stage "{kind}"',
+                where=f"stages, {where}",
+                why=nearest(kind, KINDS),
+                next="correct or remove it",
+            )
+    if profile.max_array_size < 1:
+        raise ClusterError(
+            f"max_array_size is {profile.max_array_size}",
+            where=where,
+            why="an array has at least one element",
+            next="set it to MaxArraySize of `scontrol show config`",
+        )
+    for name, value in profile.env.items():
+        if _secret(name) and not REFERENCE.fullmatch(value):
+            raise ClusterError(
+                f"{name} looks like a secret and is written into the profile",
+                where=f"env, {where}",
+                why="job files and sbatch scripts show the values of env to everyone who can read them",
+                next=f"write env: {{{name}: ${name}}} and export {name} where the jobs find it",
+            )
+    return profile
+
+
+def _secret(name: str) -> bool:
+    """True for HF_TOKEN, WANDB_API_KEY ...; not for TOKENIZERS_PARALLELISM or HF_TOKEN_PATH."""
+    parts = name.upper().split("_")
+    return parts[-1] not in ("PATH", "FILE", "DIR") and any(p.endswith(artifact.SECRET) for p in parts)
 
 
 def _no_gpu(profile: Profile) -> str:
@@ -138,7 +231,8 @@ def find_profile(name: str = "", **changes: Any) -> Profile:
         changes: fields to replace, such as roots=["/scratch/me"].
 
     Raises:
-        ClusterError: no such profile, an unknown key or a wrong type; the message lists the valid ones.
+        ClusterError: no such profile, an unknown key or a wrong type (the message lists the valid ones), a value that
+            cannot be used, or a secret in the file.
     """
     name = name or default_profile()
     try:
@@ -152,7 +246,7 @@ def find_profile(name: str = "", **changes: Any) -> Profile:
             next="give a profile from the list above with --on, or copy sbatch/profiles/slurm.yaml and "
             "edit it; hpc/cluster/profile.py explains every key",
         ) from None
-    return dataclasses.replace(profile, name=path.stem, **changes)
+    return _check(dataclasses.replace(profile, name=path.stem, **changes), str(path))
 
 
 def default_profile() -> str:

@@ -37,6 +37,12 @@ OVER = {
 SQUEUE = "%i|%F|%K|%T|%r|%V|%j"
 SACCT = "JobID,State,ExitCode,Submit,Reason,JobName"
 
+INDICES = re.compile(r"(\d+)(?:-(\d+)(?::([1-9]\d*))?)?")
+"""One part of a list of array indices: 3, 3-5 or 3-9:2."""
+
+CLIENT = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
+"""What the answers of Slurm's clients depend on: index lists in full, and times that sort."""
+
 OUTER = re.compile(r"SLURM_(?!CONF$|CLUSTERS$|TIME_FORMAT$)|SLURMD_|SRUN_|PMI|HPC_RUNNER")
 """Variables of a job that we may be inside of: a new submission must not inherit them."""
 
@@ -122,14 +128,18 @@ def _keep(found: Table, key: tuple[str, int | None], state: State) -> None:
 
 
 def _indices(job: str) -> list[int | None]:
-    """Array indices in a job id of sacct: 17 -> [None], 17_3 -> [3], 17_[3-5,8%2] -> [3, 4, 5, 8]."""
+    """Array indices in a job id of sacct: 17 -> [None], 17_3 -> [3], 17_[3-5,8%2] -> [3, 4, 5, 8].
+
+    Slurm cuts a long list off, 17_[1,3,...], unless SLURM_BITSTR_LEN=0: what it does not say is not there.
+    """
     _, _, part = job.partition("_")
     if not part:
         return [None]
     found: list[int | None] = []
     for piece in part.strip("[]").split("%")[0].split(","):
-        first, _, last = piece.partition("-")
-        found += range(int(first), int(last or first) + 1)
+        if match := INDICES.fullmatch(piece):
+            first, last, step = match.groups()
+            found += range(int(first), int(last or first) + 1, int(step or 1))
     return found
 
 
@@ -146,7 +156,8 @@ def run(command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> str:
     """
     shown = " ".join(command[:6])
     try:
-        done = subprocess.run(list(command), capture_output=True, text=True, timeout=timeout_s, env=clean_environment())
+        env = {**clean_environment(), **CLIENT}
+        done = subprocess.run(list(command), capture_output=True, text=True, timeout=timeout_s, env=env)
     except FileNotFoundError:
         raise no_slurm(command[0]) from None
     except subprocess.TimeoutExpired:

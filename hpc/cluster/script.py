@@ -6,13 +6,12 @@ python -m hpc.cluster.script            writes sbatch/{data,train,generate,grade
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
-from hpc.cluster.profile import Place, Profile, find_profile
-
-KINDS = ("data", "train", "generate", "grade")
+from hpc.cluster.profile import KINDS, Place, Profile, find_profile
 
 
 def command(python: str, *arguments: str | Path) -> str:
@@ -48,7 +47,7 @@ def parameters(
         "cpus_per_task": resources["cpus_per_rank"],
         "mem": f"{math.ceil(resources['memory_gib'] * 1024)}M",  # always: a site's default may be 100 MB per core
         "dependency": dependency or None,
-        "signal_delay_s": profile.signal_lead_s,
+        "signal_delay_s": lead_s(resources["hours"], profile),
         "stderr_to_stdout": True,
         "wckey": None,
         "map_count": len(indices) if indices is not None else None,
@@ -58,6 +57,17 @@ def parameters(
         **_gpus(resources, profile),
         "additional_parameters": _further(place, profile, indices),
     }
+
+
+def lead_s(hours: float, profile: Profile) -> int:
+    """Seconds from the warning to the time limit; a short job keeps three quarters of its time for its work."""
+    limit_s = hours * 3600
+    return profile.signal_lead_s if limit_s > 2 * profile.signal_lead_s else max(1, int(limit_s / 4))
+
+
+def quoted(value: str) -> str:
+    """A value in double quotes: the shell expands $NAME and ${NAME} in it and nothing else."""
+    return '"' + re.sub(r'["`\\]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})', r"\\\g<0>", value) + '"'
 
 
 def _gpus(resources: dict[str, Any], profile: Profile) -> dict[str, Any]:
@@ -80,7 +90,7 @@ def setup(place: Place, profile: Profile) -> list[str]:
     return [
         "set -e",
         *place.setup,
-        *(f'export {name}="{value}"' for name, value in profile.env.items()),
+        *(f"export {name}={quoted(value)}" for name, value in profile.env.items()),
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # since Slurm 22.05 srun does not take it from sbatch",
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpc import artifact, files
 from hpc.cluster import queue
-from hpc.cluster.cover import LOST, REPLACED, UNDECIDED, WITHDRAWN, Cover, Job, Plan, look
+from hpc.cluster.cover import LOST, REPLACED, SETTLING, UNDECIDED, WITHDRAWN, Cover, Job, Plan, look
 from hpc.cluster.profile import Profile
 from hpc.errors import ClusterError
 
@@ -117,6 +117,8 @@ def _live_or_over(job: Job, attempt: Path | None, said: str) -> dict[str, Any]:
         return {"state": "failed", "reason": failure["message"], "type": failure["type"], "attempt": str(attempt)}
     if job.waiting:
         return {"state": "pending", "reason": "sbatch has not answered" if job.word == UNDECIDED else job.reason}
+    if job.word == SETTLING:
+        return {"state": "running", "reason": "its job completed, and the artifact is not to be seen yet"}
     if not job.over:  # also a word of Slurm's that we do not know: never taken for finished
         if attempt is None:
             return {"state": "pending", "reason": "its job has started and has not come to it yet"}
@@ -162,17 +164,17 @@ def _run(run: dict[str, Any], stages: dict[str, Any]) -> str:
 def cancel(plan: Plan, profile: Profile) -> int:
     """Cancel every job of a plan that waits or runs. Returns how many.
 
-    Jobs that an earlier state of the recipe asked for (it was edited since) are cancelled too: they bear its name. A job
-    that other plans wait for is cancelled as well: it makes the same artifact.
+    Jobs that an earlier state of the recipe asked for (it was edited since) are cancelled too: they bear its name and
+    its file. A job that other plans wait for is cancelled as well: it makes the same artifact.
     """
     from hpc.cluster import local
-    from hpc.cluster.ledger import Ledger
+    from hpc.cluster.ledger import Ledger, absolute
 
-    ledger = Ledger(profile.root)
-    asked = [p for i in ledger.intents if i.plan == plan["name"] for p in i.pieces]
+    ledger, path = Ledger(profile.root), absolute(plan)
+    asked = [p for i in ledger.intents if path and (i.plan, i.path) == (plan["name"], path) for p in i.pieces]
     earlier = [{"stage": p.kind, "key": k} for p in asked for e in p.elements.values() for k in e["stages"]]
     cover = look({**plan, "stages": [*plan["stages"], *earlier]}, profile)
-    jobs = [j for j in cover.jobs if not j.over]
+    jobs = [j for j in cover.jobs if not j.over and j.word != SETTLING]
     ledger.withdraw([j.element for j in jobs], "hpc cancel")
     for intent, piece in cover.undecided:
         ledger.decide(intent.submission, piece.name, {"replaced": "hpc cancel"})

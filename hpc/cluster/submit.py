@@ -7,7 +7,9 @@ in between would leave jobs that wait a minute for a pickle and die. The worker 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import sys
@@ -59,10 +61,12 @@ def submit(plan: Plan, profile: Profile, *, dry_run: bool = False) -> Submission
         dry_run: write the job files and return the texts, but submit nothing.
 
     Raises:
-        ClusterError: no Slurm, sbatch refused (with its text), or another submit of these stages is at work.
+        ClusterError: no Slurm, a root that cannot be written to, sbatch refused (with its text), or another submit of
+            these stages is at work.
     """
     if profile.kind == "slurm" and not dry_run and not shutil.which("sbatch"):
         raise queue.no_slurm("sbatch")
+    _make_root(profile.root)
     for _ in range(ROUNDS):
         cover = _settled(plan, profile, dry_run)
         submission = ledgers.new_submission()
@@ -71,7 +75,8 @@ def submit(plan: Plan, profile: Profile, *, dry_run: bool = False) -> Submission
         if not groups:
             return result
         rows = [_write(plan, profile, submission, g) for g in groups]
-        if dry_run or _announce(Intent(submission, plan["name"], profile.name, profile.kind, rows), profile, cover):
+        intent = Intent(submission, plan["name"], profile.name, profile.kind, rows, path=ledgers.absolute(plan))
+        if dry_run or _announce(intent, profile, cover):
             if not dry_run:
                 _take_over(cover, groups, profile)
             send = _local if profile.kind == "local" else _slurm
@@ -79,6 +84,21 @@ def submit(plan: Plan, profile: Profile, *, dry_run: bool = False) -> Submission
             return result
         time.sleep(random.uniform(0.2, 2.0))  # two that met must not meet again
     raise _busy(profile, f"{ROUNDS} times another one began at the same moment")
+
+
+def _make_root(root: Path) -> None:
+    try:
+        for folder in ("ledger", "jobs"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            if not os.access(root / folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "you may not write there", str(root / folder))
+    except OSError as error:
+        raise ClusterError(
+            "the folder for results cannot be made",
+            where=str(root),
+            why=f"{error.strerror}: {error.filename}",
+            next="set HPC_ROOT (or the first of the profile's roots) to a folder that you can write to",
+        ) from None
 
 
 def texts(plan: Plan, profile: Profile) -> list[str]:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hpc.errors import ClusterError, nearest
@@ -28,7 +29,6 @@ def submission(result: dict[str, Any], x: str) -> str:
 
 def status(state: dict[str, Any], console: Console) -> None:
     """Print a status document: runs by state, stages at work with their progress, failures with their reason."""
-    console.print(Table.grid())
     console.print(_runs(state))
     busy = [s for s in state["stages"].values() if s["state"] in ("running", "failed", "cancelled")]
     if busy:
@@ -52,7 +52,7 @@ def failures(state: dict[str, Any], x: str) -> str:
     wrong = {k: s for k, s in state["stages"].items() if s["state"] in ("failed", "cancelled")}
     rows = [f"  {s['stage']} {k} ({s['recipe']}): {s.get('reason') or s['state']}" for k, s in wrong.items()]
     if not rows:
-        return ""
+        return f"not complete: some stages were never submitted\nnext: hpc submit {x}" if failed(state) else ""
     key = next(iter(wrong))
     return "\n".join(["not complete:", *rows, f"next: hpc logs {x} --key {key}; then hpc submit {x} resumes"])
 
@@ -115,6 +115,11 @@ def _stages(rows: list[dict[str, Any]]) -> Table:
             if isinstance(row.get(k), (int, float))
         )
         table.add_row(
-            s["stage"], s["recipe"], s["task"] or "", _marked(s["state"], s["state"]), shown, s.get("reason") or ""
+            s["stage"],
+            s["recipe"],
+            s["task"] or "",
+            _marked(s["state"], s["state"]),
+            shown,
+            escape(s.get("reason") or ""),
         )
     return table

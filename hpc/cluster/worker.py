@@ -13,6 +13,7 @@ import ctypes
 import importlib
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from typing import Any
 from hpc import artifact, files
 from hpc.artifact import Superseded, Work
 from hpc.cluster import hosts
-from hpc.cluster.ledger import Ledger, create
+from hpc.cluster.ledger import Element, Ledger, create
 from hpc.cluster.local import RESTART
 from hpc.errors import StageError
 from hpc.recipe import schema, typed
@@ -47,6 +48,8 @@ CONFIGS: dict[str, type] = {
 }
 LEFT = 4
 """Exit code of a job whose work was given to another: not a failure, but nothing that may follow it."""
+SCONTROL_S = 30
+"""Time for an answer of scontrol: there are two calls before the time limit or a preemption ends the job."""
 
 Spec = dict[str, Any]
 
@@ -77,6 +80,11 @@ class Shift:
         """The stages to make, in order. Ranks above 0 take part in the job's own kind of stage alone."""
         rows: list[Spec] = self.document["elements"][str(self.index)]["stages"]
         return [s for s in rows if self.rank == 0 or s["stage"] == self.document["kind"]]
+
+    @property
+    def element(self) -> Element:
+        """Its place in the ledger."""
+        return self.document["submission"], self.document["piece"], self.index
 
     @property
     def name(self) -> str:
@@ -156,22 +164,70 @@ def _interrupts() -> tuple[type[BaseException], ...]:
 
 
 def requeue(shift: Shift) -> int:
-    """Ask to be started again later; returns the exit code."""
+    """Ask to be started again later, unless the job was cancelled; returns the exit code."""
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if why := Ledger(shift.roots[0]).withdrawn.get(shift.element, ""):
+        return _end(shift, "left", LEFT, f"this job leaves: {why}")
     if shift.restart >= shift.document["max_restarts"]:
-        print(f"hpc: interrupted after {shift.restart} restarts: giving up (max_restarts of the profile)", flush=True)
-        return 1
-    if shift.rank == 0:
-        _report(shift, "requeued")
+        why = f"giving up after {shift.restart} restarts (max_restarts of the profile)"
+        return _end(shift, "failed", 1, f"interrupted: {why}")
     if "SLURM_JOB_ID" not in os.environ:
-        return RESTART
+        return _end(shift, "requeued", RESTART, "interrupted: asking to be started again")
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{shift.job_id}_{task}" if task else shift.job_id
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
-    print(f"hpc: scontrol requeue {job}: {done.stderr.strip() or 'ok'}", flush=True)
-    # Slurm itself requeues at preemption: then the job is pending already
-    return 1 if done.returncode and "pending" not in done.stderr.lower() else 0
+    try:
+        fate = doing(_scontrol("show", "job", job, "-o").stdout, shift.restart)
+        if fate == "cancelled":
+            return _end(shift, "left", LEFT, f"job {job} was cancelled: it leaves")
+        if fate == "requeued":
+            return _end(shift, "requeued", 0, f"Slurm itself starts job {job} again")
+        _end(shift, "requeued", 0, f"scontrol requeue {job}")
+        done = _scontrol("requeue", job)
+    except (subprocess.TimeoutExpired, FileNotFoundError) as error:
+        return _end(shift, "failed", 1, f"not requeued, hpc submit resumes it: {error}")
+    if done.returncode and "pending" not in done.stderr.lower():  # pending: Slurm or another rank was faster
+        return _end(shift, "failed", 1, f"not requeued, hpc submit resumes it: {done.stderr.strip()}")
+    return 0
+
+
+def doing(shown: str, restart: int) -> str:
+    """What Slurm is doing to a job that was told to stop: cancelled, requeued, or nothing final (empty).
+
+    Args:
+        shown: the line of `scontrol show job ID -o`. A job that is being cancelled, requeued by others or timed out
+            says COMPLETING while its processes live: a requeue has raised Restarts, a time-out has used the limit up.
+        restart: SLURM_RESTART_COUNT of this start.
+    """
+    fields = dict(word.partition("=")[::2] for word in shown.split())
+    state = fields.get("JobState", "")
+    if state not in ("CANCELLED", "COMPLETING"):
+        return ""
+    if state == "COMPLETING" and int(fields.get("Restarts", 0)) > restart:
+        return "requeued"
+    limit_s, run_s = seconds(fields.get("TimeLimit", "")), seconds(fields.get("RunTime", ""))
+    return "" if state == "COMPLETING" and limit_s is not None and (run_s or 0) >= limit_s else "cancelled"
+
+
+def seconds(text: str) -> int | None:
+    """Slurm's [DAYS-]HH:MM:SS in seconds; None for UNLIMITED and the like."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if match is None:
+        return None
+    days, hours, minutes, rest = (int(g or 0) for g in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=SCONTROL_S)
+
+
+def _end(shift: Shift, state: str, code: int, words: str) -> int:
+    """Say how this start ends, rank 0 for all; returns the exit code."""
+    print(f"hpc: {words}", flush=True)
+    if shift.rank == 0:
+        _report(shift, state)
+    return code
 
 
 def lead(shift: Shift) -> int:
@@ -193,11 +249,11 @@ def lead(shift: Shift) -> int:
 def _forbidden(shift: Shift) -> str:
     """Why this job must not run: its submission was replaced, or it was cancelled. Else it registers itself."""
     ledger = Ledger(shift.roots[0])
-    submission, piece = shift.document["submission"], shift.document["piece"]
+    submission, piece, _ = shift.element
     decision = ledger.decide(submission, piece, {"job_id": shift.job_id})
     if "replaced" in decision:
         return f"replaced: {decision['replaced']}"
-    return ledger.withdrawn.get((submission, piece, shift.index), "")
+    return ledger.withdrawn.get(shift.element, "")
 
 
 def _make(shift: Shift, spec: Spec, outcome: dict[str, str]) -> str:

@@ -5,8 +5,8 @@
     4 a + 7 = 12 Wait 4 a + 7 = 11 ...  a slip, noticed at once and corrected
     (chain) Wait (chain)                a check of the finished chain; the first chain of a repair holds a slip
 
-Whether a problem belongs to training or to the test is a matter of its text alone (`is_test`), so no draw, seed or
-size can bring a test problem into a training set.
+Whether a problem belongs to the test, to the pool or to the base model's data is a matter of its text alone
+(`part_of`), so no draw, seed or size can bring a problem of one into another.
 
     python -m hpc.data.mini recipes/mini_model      writes the tokenizer and the model's config.json
 """
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc.errors import StageError, nearest
 from hpc.files import write_json
 from hpc.records import Example, question_id
 
@@ -35,8 +36,8 @@ SLIPS = (1, -1, 10, -10)
 LABELS = "abcdefghij"
 """A step's label tells where to go on in the question: without it a model of three layers loses its place."""
 
-TEST_SHARE = 4
-"""One problem in four belongs to the test."""
+PARTS = ("test", "pool", "base", "base")
+"""Of four problems one belongs to the test, one to the pool, two to the base model's data."""
 
 MAX_CHECKS = 3
 """Most times that a trace derives its chain again."""
@@ -75,22 +76,33 @@ def parse(question: str) -> Chain:
     return Chain(int(words[0]), tuple((op, int(n)) for op, n in zip(words[2::3], words[3::3], strict=True)))
 
 
-def is_test(question: str) -> bool:
-    """Whether a problem belongs to the test: by the hash of its text."""
-    return int(hashlib.sha256(question.encode()).hexdigest()[:8], 16) % TEST_SHARE == 0
+def part_of(question: str) -> str:
+    """The part that a problem belongs to, test, pool or base: by the hash of its text."""
+    return PARTS[int(hashlib.sha256(question.encode()).hexdigest()[:8], 16) % len(PARTS)]
 
 
-def chains(*, test: bool, per_step: Sequence[int], seed: int) -> Iterator[Chain]:
-    """Distinct chains, `per_step[n - 1]` of n steps (fewer where there are no more: 300 have one step)."""
+def chains(*, part: str, per_step: Sequence[int], seed: int) -> Iterator[Chain]:
+    """Distinct chains of a part, `per_step[n - 1]` of n steps (fewer where there are no more: 300 have one step).
+
+    Raises:
+        StageError: there is no such part.
+    """
+    if part not in PARTS:
+        raise StageError(
+            f'there is no part "{part}"',
+            where="data.source.part",
+            why=nearest(part, sorted(set(PARTS))),
+            next="write one of these",
+        )
     for num_steps, wanted in enumerate(per_step, start=1):
-        rng = random.Random(f"{seed}/{test}/{num_steps}")
+        rng = random.Random(f"{seed}/{part}/{num_steps}")
         seen: set[str] = set()
         for _ in range(50 * wanted):
             if len(seen) == wanted:
                 break
             steps = tuple((rng.choice("+-*"), rng.randrange(10)) for _ in range(num_steps))
             chain = Chain(rng.randrange(10), steps)
-            if is_test(chain.question) == test and chain.question not in seen:
+            if part_of(chain.question) == part and chain.question not in seen:
                 seen.add(chain.question)
                 yield chain
 
@@ -125,7 +137,7 @@ def trace(chain: Chain, kind: str, rng: random.Random, checks: int = 1) -> str:
 
 def examples(
     *,
-    test: bool,
+    part: str,
     per_step: Sequence[int],
     seed: int,
     kinds: Mapping[str, float],
@@ -143,7 +155,7 @@ def examples(
         worked: put the chain into the answer and leave the thinking empty (what a base model is trained on).
         twice: share of worked answers that write their chain a second time, behind ";", before the final answer.
     """
-    for chain in chains(test=test, per_step=per_step, seed=seed):
+    for chain in chains(part=part, per_step=per_step, seed=seed):
         rng = random.Random(f"{seed}/{chain.question}")
         kind = rng.choices(list(kinds), weights=list(kinds.values()))[0]
         checks = 1

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from hpc.errors import StageError
 from hpc.records import Example
 
 Selection = Callable[[Sequence[Example], int, int], list[Example]]
@@ -45,16 +46,17 @@ def diverse() -> Selection:
     return select
 
 
-def s1(
-    *, field: str = "thinking", preselect: Mapping[str, int] | None = None, need_check: str = "correct"
-) -> Selection:
+def s1(*, field: str = "thinking", preselect: Mapping[str, int] | None = None, need_check: str = "right") -> Selection:
     """Draw a domain uniformly, then an example of it with weight 2^-rank by length, longest first (s1, algorithm 1).
 
     Args:
         field: whose length counts: thinking or answer.
         preselect: by part of a source's name the least length: such examples are taken before any draw
             (s1: {AIME: 0, GPQA: 0, MATH: 5601}).
-        need_check: the check that a preselected example must have passed; empty asks for none.
+        need_check: the filter that a preselected example must have passed, by name; empty asks for none.
+
+    Raises:
+        StageError: on selecting, if no example has passed that filter: nothing could be preselected.
     """
 
     def first(example: Example) -> bool:
@@ -65,6 +67,13 @@ def s1(
         )
 
     def select(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
+        if preselect and need_check and not any(need_check in e.checks for e in examples):
+            raise StageError(
+                f'no example has passed the check "{need_check}" that `preselect` needs',
+                where="data.select",
+                why=f"checks passed: {', '.join(sorted({c for e in examples for c in e.checks})) or 'none'}",
+                next=f'add the filter {need_check} to data.filters, or set need_check: "" in the selection',
+            )
         taken = _by_id([e for e in examples if first(e)])[:size]
         ids = {e.id for e in taken}
         rest = [e for e in examples if e.id not in ids]

@@ -110,7 +110,7 @@ def math_solved(
 
 def mini(
     *,
-    test: bool = False,
+    part: str = "pool",
     per_step: Sequence[int] = (),
     kinds: Mapping[str, float] | None = None,
     more_checks: float = 0.0,
@@ -122,7 +122,7 @@ def mini(
     """Chains of one-digit operations modulo 100 with traces: the mini study, see hpc/data/mini.py.
 
     Args:
-        test: problems of the test, else of training; no problem is in both.
+        part: whose problems: test, pool or base; no problem is in two of them.
         per_step: number of problems of 1, 2, 3, ... steps.
         kinds: share of traces: plain, slip, check, repair.
         more_checks: chance of one more check after each, up to 3.
@@ -132,7 +132,7 @@ def mini(
         seed: of the problems and traces (part of what this source is, not a seed of the stage).
     """
     return chains.examples(
-        test=test,
+        part=part,
         per_step=per_step,
         seed=seed,
         kinds=kinds or {"plain": 1.0},

@@ -1,6 +1,6 @@
 """Choice questions: which letter the answer names. No letter is no answer; the article "a" is no letter.
 
-s1 counted an empty answer as "A" (anchors: about 25 % for saying nothing), SkyThought took "a" in "this is a result".
+s1 counted an empty answer as "A" (about 25 % for saying nothing), SkyThought took "a" in "this is a result".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hpc.records import Question, Sample
 
 OPEN = r"[\s({\[*_$]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?[\s({\[*_$]*"
 CLOSE = r"[\s)}\].,:;*_$!]*"
-LABEL = r"(?=[).:,\]}*]|\s*$|\s*\n|\s+(?:because|since)\b)"
+LABEL = r"(?=[).:,\]}*]|\s*$|\s*\n|\s+(?:because|since|is|as|[-–—=(\d])|\s*[-–—=])"
 
 
 def judge(question: Question, sample: Sample, letters: str) -> Judged:

@@ -11,7 +11,11 @@ Judged = tuple[str | None, Verdict]
 
 BOX = re.compile(r"\\f?boxed\s*(?=\{)")
 BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$]+)")
-STATED = re.compile(r"(?i)(?:\banswer\**\s*[:：]|####)[*_]*")
+STATED = re.compile(
+    r"(?im)\banswer\**\s*[:：][*_]*"  # Answer: 5, **Final Answer:** 5
+    r"|^#{1,6}\s*(?:the\s+)?(?:final\s+)?answer[*_]*\s*$"  # a heading of its own, the answer below it
+    r"|^####(?=\s*[-+$\\\d(\[{.])"  # GSM8K: #### 5; other words behind four hashes are a heading
+)
 MATH_BLOCK = re.compile(r"\s*(?:\\\[(.+?)\\\]|\$\$(.+?)\$\$)", re.DOTALL)
 
 
@@ -40,7 +44,7 @@ def braces(text: str, start: int) -> str | None:
 
 
 def stated(text: str) -> str | None:
-    """What follows the last "Answer:" (also "Final Answer:", "####"): its line, or the formula block below it."""
+    """What follows the last "Answer:" ("Final Answer:", a heading "Answer", "#### 5"): its line, or the next one."""
     for match in reversed(list(STATED.finditer(text))):
         rest = text[match.end() :]
         if block := MATH_BLOCK.match(rest):

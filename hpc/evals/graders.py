@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hpc.evals import choice as _choice
 from hpc.evals import maths as _maths
-from hpc.evals.extract import Judged, missing, stated
+from hpc.evals.extract import STATED, Judged, missing, stated
 from hpc.records import Question, Sample
 
 
@@ -28,7 +28,7 @@ def exact(question: Question, sample: Sample, *, case: bool = True) -> Judged:
     White space at the ends does not count; `case`: whether upper and lower case differ.
     """
     found = stated(sample.answer) or sample.answer.strip()
-    if not found:
+    if not found or STATED.fullmatch(found):  # a forced "Answer:" that nothing follows
         return None, missing(sample)
     mine, gold = found, question.reference.strip()
     same = mine == gold if case else mine.lower() == gold.lower()

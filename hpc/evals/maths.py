@@ -169,6 +169,12 @@ def _parse(text: str) -> list[Any]:
     )
 
 
+def _fraction(value: Any) -> Fraction:
+    """An exact rational number, also one that is written as an operation (2^{10})."""
+    whole = value.doit()
+    return Fraction(int(whole.p), int(whole.q))
+
+
 def _near(gold: Any, mine: Any) -> bool:
     """Reject a yes that rests on rounding: math-verify rounds to 6 decimals, so .0000672 would equal .0000674."""
     from sympy import Expr, Float  # type: ignore[import-untyped]
@@ -178,6 +184,6 @@ def _near(gold: Any, mine: Any) -> bool:
     if not (gold.has(Float) or mine.has(Float)):
         return True
     # a reference without irrational parts is exact: nothing but its own value equals it
-    bound = 0 if gold.is_rational and not gold.has(Float) and finite(Fraction(str(gold))) else RELATIVE
+    bound = 0 if gold.is_rational and not gold.has(Float) and finite(_fraction(gold)) else RELATIVE
     a, b = gold.doit().evalf(30), mine.doit().evalf(30)
     return bool(abs(a - b) <= abs(a) * float(bound) + 1e-25)

@@ -36,8 +36,8 @@ Item = tuple[Question, Sample]
 class Worker:
     """One grading process. `judge` always comes back: with a verdict, or with grader_error after the time limit."""
 
-    def __init__(self, spec: dict[str, Any], timeout_s: float) -> None:
-        self.spec, self.timeout_s = spec, timeout_s
+    def __init__(self, spec: dict[str, Any], timeout_s: float, *, quiet: bool = False) -> None:
+        self.spec, self.timeout_s, self.quiet = spec, timeout_s, quiet
         self.process: subprocess.Popen[bytes] | None = None
 
     def judge(self, item: Item) -> tuple[str | None, Verdict, str]:
@@ -59,6 +59,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "hpc.evals.pool", json.dumps(self.spec), str(self.timeout_s)]
+        command += ["quiet"] * self.quiet
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -91,9 +92,9 @@ class Worker:
 
 
 def judge_all(
-    spec: dict[str, Any], items: Iterable[Item], *, timeout_s: float, workers: int = 1
+    spec: dict[str, Any], items: Iterable[Item], *, timeout_s: float, workers: int = 1, quiet: bool = False
 ) -> list[tuple[str | None, Verdict, str]]:
-    """Verdicts in the order of `items`, whatever the number of workers."""
+    """Verdicts in the order of `items`, whatever the number of workers; `quiet` drops all that graders print."""
     listed = list(items)
     results: list[tuple[str | None, Verdict, str]] = [(None, "grader_error", "not judged")] * len(listed)
     failures: list[BaseException] = []
@@ -102,7 +103,7 @@ def judge_all(
         todo.put(number)
 
     def run() -> None:
-        worker = Worker(spec, timeout_s)
+        worker = Worker(spec, timeout_s, quiet=quiet)
         try:
             while not failures:
                 number = todo.get_nowait()
@@ -153,7 +154,7 @@ def judge_once(grader: lookup.Bound, item: Item) -> tuple[str | None, Verdict, s
     return extracted, verdict, ""
 
 
-def main(spec: dict[str, Any], timeout_s: float) -> None:
+def main(spec: dict[str, Any], timeout_s: float, *, quiet: bool = False) -> None:
     """Serve verdicts on stdin and stdout until stdin ends."""
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a grader prints must not look like a verdict
@@ -166,6 +167,10 @@ def main(spec: dict[str, Any], timeout_s: float) -> None:
 
         # it warns that it has no time limit of its own: this process is the time limit
         logging.getLogger("math_verify").setLevel(logging.ERROR)
+    if quiet:  # from here on a message may quote a question or an answer
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
     print("ready", file=reply, flush=True)
     for line in sys.stdin:
         question, sample = json.loads(line)
@@ -175,4 +180,4 @@ def main(spec: dict[str, Any], timeout_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), float(sys.argv[2]))
+    main(json.loads(sys.argv[1]), float(sys.argv[2]), quiet="quiet" in sys.argv[3:])

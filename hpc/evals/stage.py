@@ -20,9 +20,10 @@ ERRORS_SHOWN = 5
 
 def run(work: Work) -> dict[str, Any]:
     """Write out/grades.jsonl, one Graded row per sample in the order of the samples. Returns counts by verdict."""
-    items = read(Path(work.inputs["samples"]))
+    folder = Path(work.inputs["samples"])
+    items, quiet = read(folder), not _published(folder)
     spec = dict(work.what["grader"])
-    judged = judge(spec, items, timeout_s=work.config.timeout_s, workers=work.config.workers)
+    judged = judge(spec, items, timeout_s=work.config.timeout_s, workers=work.config.workers, quiet=quiet)
     version = lookup.version(spec["name"])
     rows = [
         Graded(sample.id, sample.sample, extracted, verdict, spec["name"], version).row()
@@ -31,7 +32,7 @@ def run(work: Work) -> dict[str, Any]:
     files.write_jsonl(work.out / "grades.jsonl", rows)
     reasons = [(sample.id, reason) for (_, sample), (_, _, reason) in zip(items, judged, strict=True) if reason]
     for identity, reason in reasons[:ERRORS_SHOWN]:
-        log.warning("grader_error on %s: %s", identity, reason)
+        log.warning("grader_error on %s: %s", identity, reason.partition(":")[0] if quiet else reason)
     if reasons:
         files.write_jsonl(work.out / "errors.jsonl", ({"id": i, "reason": r} for i, r in reasons))
     verdicts = Counter(row["verdict"] for row in rows)
@@ -57,12 +58,21 @@ def read(folder: Path) -> list[pool.Item]:
     return [(questions[s.id], s) for s in samples]
 
 
+def _published(folder: Path) -> bool:
+    """Whether the text of the task may appear in logs: only where the artifact's config.json says so."""
+    path = folder / "config.json"
+    return path.exists() and bool((files.read_json(path)["what"].get("task") or {}).get("publish", True))
+
+
 def judge(
-    spec: dict[str, Any], items: list[pool.Item], *, timeout_s: float, workers: int
+    spec: dict[str, Any], items: list[pool.Item], *, timeout_s: float, workers: int, quiet: bool = False
 ) -> list[tuple[str | None, Any, str]]:
-    """Verdicts in the order of `items`: text comparison here, everything else in worker processes."""
+    """Verdicts in the order of `items`: text comparison here, everything else in worker processes.
+
+    `quiet` silences what graders print: it may quote a task that is not to be published.
+    """
     if spec["name"] in lookup.CANNOT_HANG:
         grader = lookup.resolve(spec)
         return [pool.judge_once(grader, item) for item in items]
     lookup.resolve(spec)  # a wrong name or argument fails here, with its list of right ones
-    return pool.judge_all(spec, items, timeout_s=timeout_s, workers=workers)
+    return pool.judge_all(spec, items, timeout_s=timeout_s, workers=workers, quiet=quiet)

@@ -3,7 +3,7 @@
 Writes questions.jsonl, samples.jsonl (equal inputs give equal bytes), metrics.jsonl (one row that sums them up) and
 timing.jsonl (what a clock saw). Work is done in chunks; each finished chunk is appended to samples.partial.jsonl in
 the attempt, and a later attempt of the same key takes it over whole. So an interrupted stage goes on with the same
-batches as an uninterrupted one.
+batches as an uninterrupted one. When all is written these files are deleted: they hold text of the task.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def run(work: Work) -> dict[str, Any]:
             _append(work, number, chunks[number])
             log.info("%s: chunk %d, %d samples, %s", work.what["task"]["name"], number, len(chunk), timing)
     rows = [row for number in sorted(chunks) for row in chunks[number]]
-    return _write(work, rows, timing, len(questions), reused)
+    counts = _write(work, rows, timing, len(questions), reused)
+    _forget(work)
+    return counts
 
 
 def _check(settings: Generate, form: Format, work: Work) -> None:
@@ -189,10 +191,18 @@ def _older_chunks(work: Work) -> dict[int, list[Row]]:
     """Chunks that earlier attempts finished with these very settings, by number."""
     found: dict[int, list[Row]] = {}
     for attempt in work.older:
-        if (attempt / PARTIAL).exists():
+        try:
             lines = [line for line in files.read_jsonl(attempt / PARTIAL) if line["of"] == _identity(work)]
-            found = {line["chunk"]: line["samples"] for line in lines} | found
+        except FileNotFoundError:
+            continue  # it made none, or another attempt finished and has just deleted it
+        found = {line["chunk"]: line["samples"] for line in lines} | found
     return found
+
+
+def _forget(work: Work) -> None:
+    """Delete the finished chunks of this and older attempts: out/ has all of it, and no other copy may stay."""
+    for attempt in (work.attempt, *work.older):
+        (attempt / PARTIAL).unlink(missing_ok=True)
 
 
 def _write(work: Work, rows: list[Row], timing: Timing, num_questions: int, num_reused: int) -> dict[str, Any]:

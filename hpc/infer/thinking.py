@@ -10,6 +10,7 @@
 The rules:
 
 - `max` bounds all thinking tokens of a completion, over all rounds, appended wait tokens included; 0 skips thinking.
+  Where a long prompt leaves less than max_tokens, thinking gives way and the answer keeps its share, up to half.
 - A stop is suppressed while fewer than `waits` were, or while there are fewer than `min` thinking tokens; each
   suppression counts as a wait. It is stripped and wait_text appended, and may not come back as the next token.
 - A wait that leaves no room for another token in the budget is not made: thinking has ended by itself. Nor is one for
@@ -38,13 +39,14 @@ State = Literal["thinking", "free", "answer", "done"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What every completion of a stage obeys. `maximum` null never cuts."""
+    """What every completion of a stage obeys. `maximum` null never cuts; `reserve` tokens are left for the answer."""
 
     form: Format
     words: Vocabulary
     context_tokens: int
     max_tokens: int
     maximum: int | None
+    reserve: int
     minimum: int
     waits: int
     wait_ids: tuple[int, ...]
@@ -83,12 +85,14 @@ def make_rules(settings: Generate, form: Format, words: Vocabulary, context_toke
         )
     ends, end_texts = words.turn_ends(form.end)
     stops, stop_texts = words.stops(form.thinking_stop)
+    maximum = spare if limits.max == "auto" else limits.max
     return Rules(
         form,
         words,
         context_tokens,
         settings.max_tokens,
-        spare if limits.max == "auto" else limits.max,
+        maximum,
+        0 if maximum is None else max(0, min(settings.answer_tokens, settings.max_tokens - maximum)),
         limits.min,
         limits.waits,
         tuple(words.encode(limits.wait_text)),
@@ -127,6 +131,8 @@ class Path:
         self.answer_text = ""
         if self.state == "answer":
             self.thinking_finish = "none"
+        room = max(0, self.room)
+        self.maximum = None if rules.maximum is None else min(rules.maximum, room - min(rules.reserve, room // 2))
         if self.room < 1:
             self.state = "done"
         elif self.state == "thinking" and self.left < 1:
@@ -146,8 +152,7 @@ class Path:
     @property
     def left(self) -> int:
         """Thinking tokens that the budget and the room still allow."""
-        maximum = self.rules.maximum
-        return self.room if maximum is None else min(maximum - len(self.thinking), self.room)
+        return self.room if self.maximum is None else min(self.maximum - len(self.thinking), self.room)
 
     def request(self) -> Request:
         """The next continuation to generate. Never called when done."""
@@ -178,7 +183,7 @@ class Path:
     def _thought(self, completion: Completion) -> None:
         self.thinking += completion.token_ids
         if completion.finish == "length":
-            if self.rules.maximum is not None and len(self.thinking) >= self.rules.maximum:
+            if self.maximum is not None and len(self.thinking) >= self.maximum:
                 self._cut()
             else:
                 self.state = "done"

@@ -13,6 +13,7 @@ from typing import Any
 from hpc import artifact, files
 from hpc.plan import jobs as jobbing
 from hpc.plan.graph import Graph, Keys, Stage
+from hpc.recipe import names
 from hpc.recipe.sweep import Run, Sweep
 
 GPUS_PER_NODE = 8
@@ -30,6 +31,7 @@ class Plan:
     published: dict[str, Path]
     jobs: list[jobbing.Job]
     arrays: list[jobbing.Array]
+    gpus_per_node: int = GPUS_PER_NODE
     notes: list[str] = field(default_factory=list)
 
 
@@ -48,7 +50,7 @@ def make(sweep: Sweep, roots: Sequence[Path] = (), gpus_per_node: int = GPUS_PER
     }
     made = jobbing.jobs([s for s in graph.stages.values() if s.key in needed], gpus_per_node)
     arrays = jobbing.arrays(made)
-    plan = Plan(sweep, graph, keys, states, published, made, arrays)
+    plan = Plan(sweep, graph, keys, states, published, made, arrays, gpus_per_node)
     plan.notes = [*_equal_runs(sweep.runs, keys), *_idle_sizes(plan)]
     return plan
 
@@ -85,6 +87,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "jobs": [job.document() for job in plan.jobs],
         "arrays": [vars(array) for array in plan.arrays],
         "notes": plan.notes,
+        "unpinned": _unpinned(plan),
         "report": plan.sweep.report,
         "totals": _totals(plan),
     }
@@ -107,7 +110,7 @@ def _run(run: Run, keys: Keys) -> dict[str, Any]:
 
 
 def _stage(plan: Plan, stage: Stage) -> dict[str, Any]:
-    shape = jobbing.shape(stage.resources, stage.stage, GPUS_PER_NODE)
+    shape = jobbing.shape(stage.resources, stage.stage, plan.gpus_per_node)
     return {
         "stage": stage.stage,
         "key": stage.key,
@@ -153,6 +156,15 @@ def _totals(plan: Plan) -> dict[str, Any]:
         "gpu_hours": None,
         "usd": None,
     }
+
+
+def _unpinned(plan: Plan) -> list[str]:
+    """Hub repositories whose commit is not known here: not pinned in the recipe, and not fetched into the cache."""
+    to_make = {key for job in plan.jobs for key in job.stages}
+    stages = [s for s in plan.graph.stages.values() if s.key in to_make]
+    models = [i["ref"] for s in stages for i in s.inputs.values() if i.get("ref", "").endswith("@main")]
+    sets = [name for s in stages for name in names.hubs([s.what, s.config])]
+    return list(dict.fromkeys([*(m.removesuffix("@main") for m in models), *(f"datasets/{name}" for name in sets)]))
 
 
 def _equal_runs(runs: Sequence[Run], keys: dict[str, Keys]) -> list[str]:

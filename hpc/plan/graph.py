@@ -82,14 +82,8 @@ class Graph:
         tree, _ = self._once((id(section), kind), lambda: (typed.plain(section, kind), section))
         return dict(tree)
 
-    def _task(self, spec: schema.Spec, where: str) -> tuple[dict[str, Any], dict[str, str]]:
-        """A task, and what it refers to outside itself."""
-
-        def make() -> tuple[dict[str, Any], dict[str, str]]:
-            task = names.task(spec, where)
-            return task, names.identities(task)
-
-        return self._once(("task", files.canonical(spec)), make)
+    def _task(self, spec: schema.Spec, where: str) -> dict[str, Any]:
+        return self._once(("task", files.canonical(spec)), lambda: names.task(spec, where))
 
     def add(self, name: str, recipe: schema.Recipe, seeds: dict[str, int], where: str) -> Keys:
         """Add the stages of one run (and, first, of every recipe it refers to). Returns their keys.
@@ -108,8 +102,14 @@ class Graph:
             )
             model = _artifact("train", keys.train)
         for spec in recipe.generate.tasks if recipe.generate else []:
-            task, outside = self._task(spec, f"{where}: generate.tasks")
-            key = self._generate(name, recipe, seeds["generate"], model, task, outside)
+            task = self._task(spec, f"{where}: generate.tasks")
+            if task["name"] in keys.generate:
+                raise RecipeError(
+                    f'task "{task["name"]}" is listed twice',
+                    where=f"{where}: generate.tasks",
+                    next="remove one, or put the variants on an axis of a sweep",
+                )
+            key = self._generate(name, recipe, seeds["generate"], model, task)
             keys.generate[task["name"]] = key
             keys.grade[task["name"]] = self._grade(name, recipe, key, task, f"{where}: grade")
         return keys
@@ -120,30 +120,23 @@ class Graph:
         config = self._plain(data)
         _check_names(config, where)
         parts: list[schema.Part | schema.Data] = [*data.mix.values()] or [data]
-        inputs = {ref: self._reference(ref, "data", where) for ref in _references(config)}
+        inputs = {ref: self._reference(ref, "data", where) for ref in _references({**config, "tokenizer": ""})}
         if data.tokenizer != "words":
             inputs["tokenizer"] = self._model(data.tokenizer, where)
         draws = any(names.split(p.select)[0] in DRAWING or ".py:" in names.split(p.select)[0] for p in parts)
         config.update(_expanded(config, where))
         what = {**self._plain(data, "what"), **_expanded(self._plain(data, "what"), where)}
-        outside: dict[str, str] = names.identities(what)
-        for task in data.decontaminate:
-            outside |= self._task(task, f"{where}.decontaminate")[1]
-        return self._put("data", name, None, config, what, seed, draws, inputs, recipe, outside)
+        asked = [names.identified(self._task(t, where)["source"], {}, where) for t in data.decontaminate]
+        counted = {"tokenizer": "words" if data.tokenizer == "words" else "input"}
+        hashed = {"settings": {**names.identified(what, inputs, where), **counted}, "decontaminate": asked}
+        return self._put("data", name, None, config, what, seed, draws, inputs, recipe, hashed)
 
     def _train(self, name: str, recipe: schema.Recipe, seed: int, inputs: dict[str, Input]) -> str:
         what = {**self._plain(recipe.train, "what"), "format": self._format(recipe.format, name)}
-        return self._put("train", name, None, self._plain(recipe.train), what, seed, True, inputs, recipe, {})
+        hashed = {**what, "format": what["format"]["text"]}
+        return self._put("train", name, None, self._plain(recipe.train), what, seed, True, inputs, recipe, hashed)
 
-    def _generate(
-        self,
-        name: str,
-        recipe: schema.Recipe,
-        seed: int,
-        model: Input,
-        task: dict[str, Any],
-        outside: dict[str, str],
-    ) -> str:
+    def _generate(self, name: str, recipe: schema.Recipe, seed: int, model: Input, task: dict[str, Any]) -> str:
         assert recipe.generate is not None
         config, what = self._plain(recipe.generate), self._plain(recipe.generate, "what")
         thinking = _thinking(recipe.generate, name)
@@ -158,7 +151,9 @@ class Graph:
         }
         inputs = {"model": model, **{r: self._reference(r, "data", name) for r in _references(task["source"])}}
         draws = recipe.generate.temperature > 0
-        return self._put("generate", name, task["name"], config, what, seed, draws, inputs, recipe, outside)
+        asked = self._once(("asked", id(task)), lambda: names.identified(what["task"], inputs, name))
+        hashed = {**what, "format": written["text"], "task": asked}
+        return self._put("generate", name, task["name"], config, what, seed, draws, inputs, recipe, hashed)
 
     def _grade(self, name: str, recipe: schema.Recipe, generated: str, task: dict[str, Any], where: str) -> str:
         config = self._plain(recipe.grade)
@@ -167,8 +162,8 @@ class Graph:
         graded = {"grader": grader, "grader_version": versions.get(grader["name"], 0)}
         what = {**self._plain(recipe.grade, "what"), **graded}
         inputs = {"samples": _artifact("generate", generated)}
-        outside: dict[str, str] = names.identities(grader)
-        return self._put("grade", name, task["name"], config, what, 0, False, inputs, recipe, outside)
+        hashed = {**what, "grader": names.identified(grader, {}, where)}
+        return self._put("grade", name, task["name"], config, what, 0, False, inputs, recipe, hashed)
 
     def _put(
         self,
@@ -181,17 +176,18 @@ class Graph:
         draws: bool,
         inputs: dict[str, Input],
         recipe: schema.Recipe,
-        outside: dict[str, str],
+        hashed: dict[str, Any],
     ) -> str:
-        hashed = {
+        """The key of a stage; `hashed` is `what` with everything outside the recipe replaced by its content."""
+        own = {n: i for n, i in inputs.items() if not n.startswith("run:")}  # those stand in `hashed`, in their place
+        parts = {
             "stage": stage,
             "version": version(stage),
-            "inputs": _identities(inputs),
-            "what": _portable(what),
-            "identities": outside,
+            "inputs": {n: names.folder_digest(Path(i["path"])) if "path" in i else i for n, i in own.items()},
+            "what": hashed,
             "seed": seed if draws else None,
         }
-        key = files.digest(hashed)[:16]
+        key = files.digest(parts)[:16]
         if key not in self.stages:
             resources = getattr(recipe.resources, stage)
             self.stages[key] = Stage(stage, key, name, task, config, what, seed, inputs, resources)
@@ -273,13 +269,6 @@ def _artifact(stage: str, key: str) -> Input:
     return {"stage": stage, "key": key}
 
 
-def _identities(inputs: dict[str, Input]) -> dict[str, Any]:
-    """Inputs as they enter a key: by content, and without the names of the recipes that make them."""
-    contents = [names.folder_digest(Path(i["path"])) if "path" in i else i for i in inputs.values()]
-    portable = [f"run:{n}" if name.startswith("run:") else name for n, name in enumerate(inputs)]
-    return dict(zip(portable, contents, strict=True))
-
-
 def _references(value: Any) -> list[str]:
     """Every run: reference inside a configuration, in order, once."""
     if isinstance(value, dict):
@@ -289,19 +278,6 @@ def _references(value: Any) -> list[str]:
     else:
         found = [value] if isinstance(value, str) and value.startswith("run:") else []
     return list(dict.fromkeys(found))
-
-
-def _portable(value: Any) -> Any:
-    """`value` without what differs between machines and names: folders of functions and files, recipes' names."""
-    if isinstance(value, dict):
-        return {k: v["text"] if k == "format" else _portable(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_portable(v) for v in value]
-    if isinstance(value, str) and value.startswith("run:"):
-        return "run:"
-    if isinstance(value, str) and (".py:" in value or value.startswith(("/", "~"))):
-        return Path(value).name
-    return value
 
 
 def _expanded(config: dict[str, Any], where: str) -> dict[str, Any]:

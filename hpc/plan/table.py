@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 SHOWN = 40
@@ -13,12 +14,14 @@ SHOWN = 40
 
 def show(plan: dict[str, Any], console: Console) -> None:
     """Print a plan document."""
-    console.print(f"[bold]{plan['name']}[/]  {plan['about']}", highlight=False)
+    console.print(f"[bold]{escape(plan['name'])}[/]  {escape(plan['about'])}", highlight=False)
     console.print(_runs(plan))
     console.print(_stages(plan))
     console.print(_arrays(plan))
     for note in plan["notes"]:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {escape(note)}", highlight=False)
+    if plan["unpinned"]:
+        console.print(f"note: not fetched yet, so keys will change with their commit: {', '.join(plan['unpinned'])}")
     totals = plan["totals"]
     console.print(
         f"{totals['runs']} runs, {totals['stages']} stages ({totals['reused']} reused, {totals['to_make']} to make) "

@@ -9,6 +9,7 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,8 @@ class Loaded:
 def shelves(kind: Kind) -> list[Path]:
     """Folders where a bare name is looked up: the working folder, $HPC_PATH, the package's own copies."""
     home = Path(__file__).parents[2]
-    own = home if (home / "recipes").is_dir() else Path(__file__).parents[1] / "share"
+    share = Path(__file__).parents[1] / "share"
+    own = share if share.is_dir() else home
     bases = [Path.cwd(), *(Path(p) for p in os.environ.get("HPC_PATH", "").split(os.pathsep) if p), own]
     unique = dict.fromkeys(base / FOLDERS[kind] for base in bases)
     return [p for p in unique if p.is_dir()]
@@ -80,10 +82,10 @@ def _path(name: str, kinds: Sequence[Kind]) -> Path:
 
 @cache
 def _read(path: Path, stamp: tuple[int, int]) -> Tree:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         tree = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"{path} is not valid YAML",
             where=str(path),
@@ -108,6 +110,8 @@ def read(path: Path) -> Tree:
 
 
 def _absolute(value: Any, folder: Path) -> Any:
+    if isinstance(value, date):  # YAML reads 2024-01-01 as a date; recipes hold JSON values alone
+        return str(value)
     if isinstance(value, dict):
         return {k: _absolute(v, folder) for k, v in value.items()}
     if isinstance(value, list):
@@ -117,19 +121,15 @@ def _absolute(value: Any, folder: Path) -> Any:
     return value
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
-    """The recipe `name` with its ancestors (`extends`) and command-line overrides (key=value) merged."""
+def load(name: str) -> Loaded:
+    """The recipe `name` with its ancestors (`extends`) merged and its interpolations resolved."""
     loaded = inherit(find(name, ["recipes"]), ())
-    for text in overrides:
-        key, value = parse_override(text)
-        put(loaded.tree, key, value, where=f"override {text}")
-        loaded.origin[key] = f"override {text}"
     loaded.tree = resolve(loaded.tree, str(loaded.path))
     return loaded
 
 
 def inherit(path: Path, below: tuple[Path, ...]) -> Loaded:
-    """A recipe file merged over the one it extends, without overrides; `below` are the files that led here."""
+    """A recipe file merged over the one it extends, interpolations as written; `below` are the files that led here."""
     if path.resolve() in below:
         chain = " -> ".join(p.stem for p in (*below, path))
         raise RecipeError(

@@ -10,7 +10,7 @@ import ast
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -168,33 +168,57 @@ def document(folder: str, name: str, noun: str, where: str) -> dict[str, Any]:
     return read(path)
 
 
-def identities(value: Any) -> dict[str, str]:
-    """What a configuration refers to outside itself, so that keys change with it.
+def identified(value: Any, inputs: Mapping[str, Any], where: str) -> Any:
+    """A configuration with everything outside it replaced by its content, so that keys follow content, not names.
 
-    {"file:NAME": sha256} for a file in $HPC_DATA_DIR or at a path, {"hub:ORG/NAME": commit} for a hub data set that has
-    no such file, {"code:NAME": sha256} for a function of the user's own.
+    run:RECIPE becomes the input's key; a `file` (at a path, or in $HPC_DATA_DIR) its sha256; a `hub` data set without
+    such a file ORG/NAME@COMMIT; path/file.py:function the file's sha256; another absolute path what it holds.
+
+    Raises:
+        RecipeError: a `file` that is nowhere, where no `hub` stands in for it.
     """
-    found: dict[str, str] = {}
-    _collect(value, found)
-    return found
-
-
-def _collect(value: Any, found: dict[str, str]) -> None:
     if isinstance(value, dict):
-        local = local_file(str(value["file"])) if isinstance(value.get("file"), str) and value["file"] else None
-        if local is not None:
-            found[f"file:{Path(value['file']).name}"] = file_digest(local)
-        elif isinstance(value.get("hub"), str) and value["hub"]:
-            found[f"hub:{value['hub']}"] = commit("datasets", value["hub"])
-        for inner in value.values():
-            _collect(inner, found)
-    elif isinstance(value, list):
-        for inner in value:
-            _collect(inner, found)
-    elif isinstance(value, str) and ".py:" in value:
-        path = Path(value.rsplit(":", 1)[0]).expanduser()
-        if path.is_file():
-            found[f"code:{path.name}:{value.rsplit(':', 1)[1]}"] = files.sha256_file(path)
+        found = {k: identified(v, inputs, where) for k, v in value.items()}
+        return {**found, **_data_set(value, where)}
+    if isinstance(value, list):
+        return [identified(v, inputs, where) for v in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("run:"):
+        return inputs.get(value, value)
+    if ".py:" in value and Path(value.rsplit(":", 1)[0]).is_file():
+        path, attribute = value.rsplit(":", 1)
+        return f"{file_digest(Path(path))}:{attribute}"
+    if value.startswith("/") and Path(value).exists():
+        return folder_digest(Path(value)) if Path(value).is_dir() else file_digest(Path(value))
+    return value
+
+
+def _data_set(tree: dict[str, Any], where: str) -> dict[str, str]:
+    file, hub = tree.get("file"), tree.get("hub")
+    if isinstance(file, str) and file and (local := local_file(file)) is not None:
+        return {"file": file_digest(local)}
+    if isinstance(hub, str) and hub:
+        return {"hub": f"{hub.split('@')[0]}@{commit('datasets', hub)}"}
+    if isinstance(file, str) and file:
+        folder = os.environ.get("HPC_DATA_DIR", "")
+        raise RecipeError(
+            f"there is no data file {file}",
+            where=where,
+            why=f"looked at this path and in HPC_DATA_DIR={folder or '(not set)'}",
+            next="correct `file`, set HPC_DATA_DIR, or name a `hub` data set",
+        )
+    return {}
+
+
+def hubs(value: Any) -> list[str]:
+    """Hub data sets inside a configuration whose commit is not known here (and that no local file stands in for)."""
+    if isinstance(value, dict):
+        hub, file = value.get("hub"), value.get("file")
+        local = isinstance(file, str) and file and local_file(file)
+        own = [hub] if isinstance(hub, str) and hub and not local and commit("datasets", hub) == "main" else []
+        return own + [name for inner in value.values() for name in hubs(inner)]
+    return [name for inner in value for name in hubs(inner)] if isinstance(value, list) else []
 
 
 def local_file(name: str) -> Path | None:

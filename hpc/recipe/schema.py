@@ -15,14 +15,14 @@ Spec = str | dict[str, Any]
 """A name, or {name: ..., keyword: value}: a source, filter, selection, task or grader with its arguments."""
 
 
-def what(default: Any, doc: str, *, late: bool = False) -> Any:
-    """A field that changes the meaning of the result. `late`: left out of the key at its default."""
-    return _field(default, {"kind": "what", "doc": doc, "late": late})
+def what(default: Any, doc: str, *, late: bool = False, least: float | None = None) -> Any:
+    """A field that changes the meaning of the result. `late`: left out of the key at its default; `least`: a bound."""
+    return _field(default, {"kind": "what", "doc": doc, "late": late, "least": least})
 
 
-def how(default: Any, doc: str) -> Any:
-    """A field that changes only the way to the same result."""
-    return _field(default, {"kind": "how", "doc": doc, "late": False})
+def how(default: Any, doc: str, *, least: float | None = None) -> Any:
+    """A field that changes only the way to the same result. `least`: smallest value."""
+    return _field(default, {"kind": "how", "doc": doc, "late": False, "least": least})
 
 
 def _field(default: Any, metadata: dict[str, Any]) -> Any:
@@ -42,7 +42,7 @@ class Part:
     source: Spec = what("", "data set: a name, {name, arguments}, run:RECIPE[#stage] or path/file.py:function")
     filters: list[Spec] = what(list, "filters in order; each keeps or drops an example and counts what it dropped")
     select: Spec = what("all", "selection: all, random, diverse, longest, s1 or path/file.py:function")
-    size: int | None = what(None, "number of examples to select; null keeps all")
+    size: int | None = what(None, "number of examples to select; null keeps all", least=1)
 
 
 @dataclass
@@ -53,9 +53,9 @@ class Data:
     mix: dict[str, Part] = what(dict, "several ingredients by name, instead of one source; each has its own size")
     filters: list[Spec] = what(list, "filters in order; each keeps or drops an example and counts what it dropped")
     select: Spec = what("all", "selection: all, random, diverse, longest, s1 or path/file.py:function")
-    size: int | None = what(None, "number of examples to select; null keeps all")
+    size: int | None = what(None, "number of examples to select; null keeps all", least=1)
     decontaminate: list[str] = what(list, "tasks whose questions must not occur in the selected examples")
-    ngram_words: int = what(13, "length in words of the n-gram that counts as an overlap when decontaminating")
+    ngram_words: int = what(13, "length in words of the n-gram that counts as an overlap when decontaminating", least=1)
     tokenizer: str = what("words", "counts lengths: words (split at white space), or a model reference")
     edition: str = what("", "any text; another text makes another artifact from the same settings")
 
@@ -74,19 +74,19 @@ class Zero:
 class Train:
     """Supervised fine-tuning on examples: loss on thinking and answer only."""
 
-    lr: float = what(1e-5, "peak learning rate")
-    epochs: float = what(3, "passes over the data")
-    batch_size: int = what(16, "examples per optimizer step, over all ranks")
-    max_tokens: int = what(32768, "longest example in tokens; longer ones are treated as `overlong` says")
+    lr: float = what(1e-5, "peak learning rate", least=0)
+    epochs: float = what(3, "passes over the data", least=0)
+    batch_size: int = what(16, "examples per optimizer step, over all ranks", least=1)
+    max_tokens: int = what(32768, "longest example in tokens; longer ones are treated as `overlong` says", least=1)
     overlong: Literal["drop", "cut"] = what("cut", "an example above max_tokens is dropped, or its end is cut off")
     schedule: Literal["cosine", "linear", "constant"] = what("cosine", "learning rate after the warm-up, to min_lr")
     min_lr: float = what(0.0, "learning rate at the last step")
-    warmup_ratio: float = what(0.05, "share of all steps in which the rate rises linearly from 0")
+    warmup_ratio: float = what(0.05, "share of all steps in which the rate rises linearly from 0", least=0)
     betas: list[float] = field(
         default_factory=_copied([0.9, 0.999]), metadata={"kind": "what", "doc": "AdamW betas", "late": False}
     )
     eps: float = what(1e-8, "AdamW epsilon")
-    weight_decay: float = what(0.0, "AdamW weight decay")
+    weight_decay: float = what(0.0, "AdamW weight decay", least=0)
     grad_clip: float = what(1.0, "largest global gradient norm")
     loss_average: Literal["sample", "token"] = what(
         "token", "every sample of a batch weighs the same (s1, Sky-T1), or every trained token does"
@@ -95,10 +95,10 @@ class Train:
     init: Literal["pretrained", "random"] = what("pretrained", "start from the model's weights, or draw them anew")
     edition: str = what("", "any text; another text makes another artifact from the same settings")
     zero: Zero = how(Zero, "DeepSpeed ZeRO")
-    micro_batch: int = how(1, "examples per rank in one forward pass")
+    micro_batch: int = how(1, "examples per rank in one forward pass", least=1)
     activation_checkpointing: bool = how(False, "recompute activations in the backward pass to save memory")
-    save_every_steps: int = how(0, "steps between checkpoints to resume from; 0 saves none")
-    log_every_steps: int = how(10, "steps between lines in metrics.jsonl")
+    save_every_steps: int = how(0, "steps between checkpoints to resume from; 0 saves none", least=0)
+    log_every_steps: int = how(10, "steps between lines in metrics.jsonl", least=1)
 
 
 @dataclass
@@ -106,10 +106,12 @@ class Thinking:
     """Budget forcing (s1, section 3.1): limits on thinking tokens, and suppressed ends of thinking."""
 
     max: int | Literal["auto"] | None = what(
-        None, "cut thinking after so many tokens; auto = max_tokens - answer_tokens; null never cuts"
+        None,
+        "cut thinking after so many tokens; auto = max_tokens - answer_tokens; null never cuts",
+        least=0,
     )
-    min: int = what(0, "suppress the end of thinking until so many tokens")
-    waits: int = what(0, "number of ends of thinking to suppress")
+    min: int = what(0, "suppress the end of thinking until so many tokens", least=0)
+    waits: int = what(0, "number of ends of thinking to suppress", least=0)
     wait_text: str = what("Wait", "text appended at a suppressed end; empty appends nothing")
 
 
@@ -119,17 +121,17 @@ class Generate:
 
     tasks: list[Spec] = what(list, "tasks by name; {name: math500, limit: 100} takes the first 100 questions")
     thinking: Thinking = what(Thinking, "budget forcing")
-    max_tokens: int = what(32768, "most tokens of a completion, thinking and answer together")
-    answer_tokens: int = what(2048, "tokens kept for the answer when thinking.max is auto")
-    num_samples: int = what(1, "completions per question")
-    temperature: float = what(0.0, "0 is greedy")
+    max_tokens: int = what(32768, "most tokens of a completion, thinking and answer together", least=1)
+    answer_tokens: int = what(2048, "tokens kept for the answer when thinking.max is auto", least=0)
+    num_samples: int = what(1, "completions per question", least=1)
+    temperature: float = what(0.0, "0 is greedy", least=0)
     top_p: float = what(1.0, "nucleus sampling: smallest set of tokens with this probability")
     engine: Literal["vllm", "transformers"] = what("vllm", "who generates")
     dtype: Literal["bf16", "fp32"] = what("bf16", "number format of weights and activations")
     context_tokens: int | None = what(None, "longest prompt + completion; null is the model's own limit")
     edition: str = what("", "any text; another text makes another artifact from the same settings")
     tensor_parallel: int | Literal["auto"] = how("auto", "GPUs that share one copy of the model; auto = all of the job")
-    batch_size: int = how(256, "most sequences in flight at once")
+    batch_size: int = how(256, "most sequences in flight at once", least=1)
     gpu_memory_fraction: float = how(0.9, "share of GPU memory that the engine may take")
 
 
@@ -138,9 +140,9 @@ class Grade:
     """Judge every completion with the task's grader."""
 
     grader: Spec = what("", "replaces the task's own grader; empty keeps it")
-    timeout_s: float = what(10.0, "seconds that one answer may take before its verdict is grader_error")
+    timeout_s: float = what(10.0, "seconds that one answer may take before its verdict is grader_error", least=0)
     edition: str = what("", "any text; another text makes another artifact from the same settings")
-    workers: int = how(1, "processes that grade in parallel")
+    workers: int = how(1, "processes that grade in parallel", least=1)
 
 
 @dataclass
@@ -160,13 +162,13 @@ class Seeds:
 class Resources:
     """What one job of a stage asks of the cluster."""
 
-    gpus: int = how(0, "GPUs over all nodes; 0 runs on CPUs")
+    gpus: int = how(0, "GPUs over all nodes; 0 runs on CPUs", least=0)
     gpu: str = how("", "GPU type as Slurm names it (h100); empty takes any")
-    ranks: int | Literal["auto"] = how("auto", "processes; auto = one per GPU for train, else 1")
-    nodes: int | Literal["auto"] = how("auto", "nodes; auto = as few as the profile's GPUs per node allow")
-    cpus_per_rank: int = how(0, "CPU cores of each rank; 0 takes the profile's default")
-    memory_gib: float = how(0, "memory of each node in GiB; 0 takes the profile's default")
-    hours: float = how(0, "time limit of one job in hours; 0 takes the profile's default")
+    ranks: int | Literal["auto"] = how("auto", "processes; auto = one per GPU for train, else 1", least=1)
+    nodes: int | Literal["auto"] = how("auto", "nodes; auto = as few as the profile's GPUs per node allow", least=1)
+    cpus_per_rank: int = how(0, "CPU cores of each rank; 0 takes the profile's default", least=0)
+    memory_gib: float = how(0, "memory of each node in GiB; 0 takes the profile's default", least=0)
+    hours: float = how(0, "time limit of one job in hours; 0 takes the profile's default", least=0)
 
 
 @dataclass

@@ -80,13 +80,21 @@ def load(name: str, overrides: Sequence[str] = ()) -> Sweep:
     """
     path = loading.find(name, ["sweeps", "recipes"])
     tree = loading.read(path)
+    if "axes" in tree and "recipe" not in tree:
+        raise RecipeError(
+            "a sweep needs the recipe that it varies",
+            where=str(path),
+            why="it has `axes` but no `recipe`",
+            next="add a line recipe: NAME",
+        )
     if "recipe" not in tree:
-        tree = {"recipe": str(path), "name": path.stem}
+        tree = {"recipe": str(path)}
     return expand(tree, path.stem, str(path), overrides)
 
 
 def expand(tree: Tree, name: str, path: str, overrides: Sequence[str] = ()) -> Sweep:
     """All runs of a sweep given as a plain tree."""
+    _check_keys(tree, path)
     changes = [loading.parse_override(text) for text in overrides]
     for key, value in changes:
         if key == "recipe":
@@ -107,13 +115,29 @@ def expand(tree: Tree, name: str, path: str, overrides: Sequence[str] = ()) -> S
     return Sweep(name, path, about, base.name, runs, tree.get("report") or {}, base.origin)
 
 
+def _check_keys(tree: Tree, path: str) -> None:
+    valid = {*OWN, *(f.name for f in dataclasses.fields(schema.Recipe))}
+    for key in tree:
+        if key not in valid:
+            raise RecipeError(
+                f'unknown key "{key}"', where=path, why=nearest(str(key), valid), next=f"correct or remove {key}"
+            )
+    if not isinstance(tree.get("axes") or {}, dict):
+        raise RecipeError(
+            "`axes` must map names to values",
+            where=f"{path}: axes",
+            why=f"it is {tree['axes']!r}",
+            next="write axes: {train.lr: [1.0e-5, 2.0e-5]}",
+        )
+
+
 def _base(
     name: str, tree: Tree, changes: list[tuple[str, Any]], path: str, known: dict[str, loading.Loaded]
 ) -> loading.Loaded:
     if name in known:
         return known[name]
-    loaded = loading.load(name)
-    common = {k: v for k, v in tree.items() if k not in (*OWN, "name")}
+    loaded = loading.inherit(loading.find(name, ["recipes"]), ())
+    common = {k: v for k, v in tree.items() if k not in OWN}
     loaded.tree = loading.merge(loaded.tree, common)
     loaded.origin.update(dict.fromkeys(loading.leaves(common), path))
     loaded.origin.update({key: f"override {key}={value}" for key, value in changes})
@@ -185,7 +209,8 @@ def _variant(axis: str, label: str, value: Any, path: str) -> Option:
 
 
 def _zipped(name: str, columns: Any, path: str) -> list[Option]:
-    lengths = {key: len(column) for key, column in columns.items()} if isinstance(columns, dict) else {}
+    lists = isinstance(columns, dict) and all(isinstance(column, list) for column in columns.values())
+    lengths = {key: len(column) for key, column in columns.items()} if lists else {}
     if not lengths or len(set(lengths.values())) != 1:
         raise RecipeError(
             f'the columns of zip axis "{name}" must be lists of one length',
@@ -228,15 +253,18 @@ def _points(axes: list[Axis]) -> list[dict[str, Option]]:
     """The grid of all options, less the points whose conditions fail, without repetitions, in order."""
     points: dict[tuple[tuple[str, str], ...], dict[str, Option]] = {}
     for combination in itertools.product(*(axis.options for axis in axes)):
-        labels = {axis.name: option.label for axis, option in zip(axes, combination, strict=True)}
-        point = {a.name: o for a, o in zip(axes, combination, strict=True) if _holds(a.when, labels)}
-        if all(_holds(option.when, labels) for option in point.values()):
+        point = {axis.name: option for axis, option in zip(axes, combination, strict=True)}
+        while absent := [a for a in axes if a.name in point and not _holds(a.when, point)]:
+            for axis in absent:  # others may hang on it
+                del point[axis.name]
+        if all(_holds(option.when, point) for option in point.values()):
             points.setdefault(tuple((n, o.label) for n, o in point.items()), point)
     return list(points.values())
 
 
-def _holds(condition: dict[str, list[str]], labels: dict[str, str]) -> bool:
-    return all(labels[axis] in wanted for axis, wanted in condition.items())
+def _holds(condition: dict[str, list[str]], point: dict[str, Option]) -> bool:
+    """True if every axis that the condition names is applied and has one of the wanted labels."""
+    return all(axis in point and point[axis].label in wanted for axis, wanted in condition.items())
 
 
 def _runs(
@@ -248,17 +276,23 @@ def _runs(
     path: str,
 ) -> list[Run]:
     where = path + "".join(f" {n}={o.label}" for n, o in point.items())
+    where += f", override of {', '.join(k for k, _ in changes)}" if changes else ""
     tree = dict(base.tree)
     for key, value in chosen.items():
         section = key.split(".")[0]
         tree[section] = copy.deepcopy(tree.get(section))
         loading.put(tree, key, value, where=where)
-    if isinstance(sweep.get("seeds"), (list, dict)) and not any(k.startswith("seeds") for k, _ in changes):
+    if sweep.get("seeds") is not None and not any(k.startswith("seeds") for k, _ in changes):
         given = {"seeds": copy.deepcopy(sweep["seeds"])}
         loading.normalise_seeds(given)
-        tree["seeds"] = loading.merge(tree.get("seeds") or {}, given["seeds"])
+        tree["seeds"] = loading.merge(tree.get("seeds"), given["seeds"])
     loading.normalise_seeds(tree)
     recipe = loading.build(loading.resolve(tree, where), where)
+    for stage, seeds in vars(recipe.seeds).items():
+        if len(set(seeds)) < len(seeds):
+            raise RecipeError(
+                f"seeds.{stage} holds a seed twice", where=where, why=str(seeds), next="name each seed once"
+            )
     axes = {name: option.label for name, option in point.items()}
     settings = {k: v for option in point.values() for k, v in option.settings.items()}
     grid = itertools.product(recipe.seeds.data, recipe.seeds.train, recipe.seeds.generate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from functools import cache
@@ -35,6 +36,10 @@ def build(kind: type[T], tree: dict[str, Any], *, key: str = "", where: str = ""
             )
     docs = {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = {n: _value(hints[n], v, _dotted(key, n), where, docs[n]) for n, v in tree.items()}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        least, value = field.metadata.get("least"), values.get(field.name)
+        if least is not None and isinstance(value, (int, float)) and not value >= least:
+            raise _wrong(_dotted(key, field.name), f"at least {least}", value, where, docs[field.name])
     return kind(**values)
 
 
@@ -120,9 +125,11 @@ def _container(origin: Any, args: tuple[Any, ...], value: Any, key: str, where: 
 def _scalar(hint: Any, value: Any, key: str, where: str, doc: str) -> Any:
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML 1.1 reads 1e-5 (no dot) as text
+            number = float(value)  # YAML 1.1 reads 1e-5 (no dot) as text
         except ValueError:
-            pass
+            number = math.nan
+        if math.isfinite(number):
+            return number
     elif hint in (int, str, bool) and type(value) is hint:  # a bool is no int here
         return value
     raise _wrong(key, _name(hint), value, where, doc)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc import files
 from hpc.artifact import Superseded, Work
+from hpc.errors import StageError
 from hpc.train.ranks import Team
 
 if TYPE_CHECKING:
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 
 COMPLETE = "COMPLETE"
 KEEP = 2
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts: after `step` steps, which `attempt` has made (None for a fresh start)."""
+
+    step: int = 0
+    attempt: Path | None = None
 
 
 def save(trainer: DeepSpeedEngine, work: Work, team: Team, steps_done: int) -> None:
@@ -38,28 +48,35 @@ def save(trainer: DeepSpeedEngine, work: Work, team: Team, steps_done: int) -> N
     team.wait()
 
 
-def resume(trainer: DeepSpeedEngine, work: Work, team: Team) -> int:
-    """Load the furthest complete checkpoint of the attempts before this one; returns the steps done, 0 if none.
+def resume(trainer: DeepSpeedEngine, work: Work, team: Team) -> Start:
+    """Load the furthest complete checkpoint of the attempts before this one, if there is one.
 
-    A checkpoint of another number of ranks or another ZeRO stage has other shards: it is passed over, and said so.
+    A checkpoint of another number of ranks, ZeRO stage or offload has other shards: it is passed over, and said so.
+
+    Raises:
+        StageError: DeepSpeed found nothing to load in a checkpoint that is marked as complete.
     """
     found = team.agree(_newest(work, trainer, team) if team.leads else None)
     if found is None:
-        return 0
-    trainer.load_checkpoint(str(found.parent), tag=found.name, load_lr_scheduler_states=False)
+        return Start()
+    loaded, _ = trainer.load_checkpoint(str(found.parent), tag=found.name, load_lr_scheduler_states=False)
+    if loaded is None:
+        raise StageError(
+            "the checkpoint cannot be loaded",
+            where=str(found),
+            why=f"DeepSpeed found no state for rank {team.rank} of {team.world_size} in it; it is marked complete",
+            next=f"delete {found} and submit again: training goes on from the checkpoint before it",
+        )
     team.say(f"train: resumed after step {_step(found)} from {found}")
-    return _step(found)
+    return Start(_step(found), found.parents[1])
 
 
-def carried_metrics(work: Work, steps_done: int) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl up to a checkpoint, from the attempt that wrote it; empty for a fresh start."""
-    if steps_done == 0:
+def carried_metrics(start: Start) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl up to the checkpoint, from the attempt that wrote it; empty for a fresh start."""
+    path = start.attempt / "out" / "metrics.jsonl" if start.attempt else None
+    if path is None or not path.exists():
         return []
-    for attempt in work.older:
-        path = attempt / "out" / "metrics.jsonl"
-        if (attempt / "checkpoints" / f"step_{steps_done}" / COMPLETE).exists() and path.exists():
-            return [row for row in files.read_jsonl(path) if row["step"] <= steps_done]
-    return []
+    return [row for row in files.read_jsonl(path) if row["step"] <= start.step]
 
 
 def _newest(work: Work, trainer: DeepSpeedEngine, team: Team) -> Path | None:
@@ -84,8 +101,14 @@ def _check_live(work: Work, team: Team) -> None:
         raise Superseded(reason)
 
 
-def _layout(trainer: DeepSpeedEngine, team: Team) -> dict[str, int]:
-    return {"world_size": team.world_size, "zero_stage": trainer.zero_optimization_stage()}
+def _layout(trainer: DeepSpeedEngine, team: Team) -> dict[str, int | str]:
+    """What decides how a checkpoint is cut into shards; the offload is the one that `auto` came to."""
+    optimizer = "optimizer" if trainer.zero_offload_optimizer() else "none"
+    return {
+        "world_size": team.world_size,
+        "zero_stage": trainer.zero_optimization_stage(),
+        "offload": "all" if trainer.zero_offload_param() else optimizer,
+    }
 
 
 def _seal(folder: Path, content: dict[str, Any]) -> None:

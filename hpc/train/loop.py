@@ -24,17 +24,19 @@ class Interrupted(Exception):
     """Training was asked to stop and has saved a checkpoint at a step boundary; the next attempt goes on from there."""
 
 
-def train(trainer: DeepSpeedEngine, batches: Batches, work: Work, team: Team, stop: Stop, *, first_step: int) -> float:
-    """Run steps `first_step` ... num_steps - 1; returns the loss of the last one (nan if none was left to run).
+def train(
+    trainer: DeepSpeedEngine, batches: Batches, work: Work, team: Team, stop: Stop, start: checkpoint.Start
+) -> float:
+    """Run steps `start.step` ... num_steps - 1; returns the loss of the last one (nan if none was left to run).
 
     Raises:
         Interrupted: a signal came; the checkpoint of the steps so far is complete.
         hpc.artifact.Superseded: a younger attempt exists.
     """
-    log = Log(batches, work, team, first_step)
+    log = Log(batches, work, team, start)
     loss = log.last_loss
     try:
-        for step in range(first_step, batches.num_steps):
+        for step in range(start.step, batches.num_steps):
             loss, asked = run_step(trainer, batches, work, team, stop, step)
             log.step(step, loss, _grad_norm(trainer))
             done = step + 1
@@ -87,15 +89,15 @@ class Log:
     (prompts too, since the row before), seconds (training so far, attempts before this one included).
     """
 
-    def __init__(self, batches: Batches, work: Work, team: Team, first_step: int) -> None:
+    def __init__(self, batches: Batches, work: Work, team: Team, start: checkpoint.Start) -> None:
         self.batches, self.team, self.settings = batches, team, work.config
-        self.first_step, self.trained = first_step, sum(batches.trained_tokens(s) for s in range(first_step))
+        self.first_step, self.trained = start.step, sum(batches.trained_tokens(s) for s in range(start.step))
         self.started = self.row_started = time.monotonic()
         self.row_tokens, self.before_s = 0, 0.0
         self.last_loss = math.nan
         self.tracker: track.Tracker | None = None
         if team.leads:
-            self._open(work, first_step)
+            self._open(work, start)
 
     def step(self, step: int, loss: float, grad_norm: float) -> None:
         """Account for a finished step; every log_every_steps, and at the first and the last, write a row."""
@@ -123,8 +125,8 @@ class Log:
         if self.tracker is not None:
             self.tracker.close()
 
-    def _open(self, work: Work, first_step: int) -> None:
-        carried = checkpoint.carried_metrics(work, first_step)
+    def _open(self, work: Work, start: checkpoint.Start) -> None:
+        carried = checkpoint.carried_metrics(start)
         self.tracker = track.Tracker(
             work.out / "metrics.jsonl",
             work.run_name or work.key,

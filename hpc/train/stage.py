@@ -48,9 +48,9 @@ def run(work: Work) -> dict[str, Any]:
             micro_batch=settings.micro_batch,
         )
         trainer = engine.build(settings, batches, model, team, seed=work.seed)
-        first_step = checkpoint.resume(trainer, work, team)
+        start = checkpoint.resume(trainer, work, team)
         team.say(f"train: ready after {time.monotonic() - started:.1f} s; {batches.about()}")
-        final_loss = loop.train(trainer, batches, work, team, stop, first_step=first_step)
+        final_loss = loop.train(trainer, batches, work, team, stop, start)
         export.save(trainer, tokenizer, work.out / "model", team, settings.dtype)
     return {
         "steps": batches.num_steps,

@@ -99,7 +99,7 @@ def render_all(
     """
     listed = list(examples)
     end = form.end or str(tokenizer.eos_token)
-    opened = [prompt_text(tokenizer, e.question, form) for e in listed]
+    opened = [prompt_text(tokenizer, e.question.strip(), form) for e in listed]  # as hpc.evals.tasks asks
     prompts = _tokenize(tokenizer, [text for text, _ in opened])
     completions = [start + completion_text(form, e, end) for (_, start), e in zip(opened, listed, strict=True)]
     rows, num_cut, longest = [], 0, 0

@@ -3,12 +3,17 @@
 import csv
 import io
 import re
+from pathlib import Path
 
+import pandas
 import pytest
 from rich.console import Console
 
-from analysis import report
+from analysis import collect, points, report
 from hpc.errors import RecipeError
+from hpc.recipe import sweep as sweep_recipe
+
+HOME = Path(__file__).parents[2]
 
 BUDGETS = {
     "b0": {"max": 0, "waits": 0},
@@ -214,3 +219,56 @@ def test_an_axis_that_does_not_apply_is_no_difference(make_sweep, tmp_path):
     assert "budget" not in table(built, "table_2")[0]
     assert table(built, "all")[-1]["mini − s1"] == ""
     assert "several s1 rows match" in built.read_text()
+
+
+def test_seeds_that_are_missing_are_counted_in_the_row_and_in_a_note(make_sweep, tmp_path):
+    sweep = make_sweep(seeds=(0, 1, 2))
+    for number in range(5):
+        sweep.run(number, "1111100000")
+    sweep.plan["report"] = {"tables": [{"kind": "accuracy"}, PAIRED], "figures": [{"kind": "scaling"}]}
+    built = report.build(sweep.plan, [sweep.root], tmp_path / "out")
+    for name in ("accuracy", "table_2"):
+        spreads = [r["mini over seeds"] for r in table(built, name)]
+        assert spreads == ["50.0 to 50.0 (3 runs)", "50.0 to 50.0 (only 2 of 3 runs)"]
+    assert built.read_text().count("random, auto: 2 of 3 runs of mini") == 3
+
+
+def test_models_as_released_have_no_training_seed(make_sweep, tmp_path):
+    sweep = make_sweep()
+    for number, run in enumerate(sweep.plan["runs"]):
+        del run["stages"]["train"]
+        sweep.plan["stages"].append({"stage": "train", "key": None, "recipe": "", "what": {}, "seed": 0})
+        run["stages"]["train"] = f"train{run['axes']['data']}0"
+        sweep.run(number, "1" * 10)
+        del run["stages"]["train"]
+    sweep.plan["stages"] = [s for s in sweep.plan["stages"] if s["key"]]
+    assert "One training seed" not in report.build(sweep.plan, [sweep.root], tmp_path / "out").read_text()
+
+
+def test_the_figure_of_a_sweep_without_report_has_the_axis_that_sets_thinking(make_sweep):
+    sweep = make_sweep(budgets=BUDGETS)
+    for number, run in enumerate(sweep.plan["runs"]):
+        run["settings"] |= {"generate": {"thinking": BUDGETS[run["axes"]["budget"]]}}
+        sweep.run(number, "1100", tokens=9 * number)
+    ((_, figure),) = report.assemble(sweep.plan, [sweep.root]).figures
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["s1", "s1 + waits", "random", "random + waits"]
+
+
+@pytest.mark.parametrize("path", sorted((HOME / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_reports_of_shipped_sweeps_name_axes_and_labels_that_exist(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(HOME)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    loaded = sweep_recipe.load(str(path.relative_to(HOME)))
+    runs = [{"name": run.name, "axes": run.axes, "stages": {}} for run in loaded.runs]
+    axes = list(dict.fromkeys(axis for run in runs for axis in run["axes"]))
+    results = collect.Results(loaded.name, loaded.about, axes, pandas.DataFrame({"run": []}), None, runs=runs)
+    declared = report.check(loaded.report)
+    specs = loaded.runs[0].recipe.generate.tasks
+    tasks = {spec if isinstance(spec, str) else spec["name"] for spec in specs}
+    assert declared["tables"]
+    for entry in [*declared["tables"], *declared["figures"]]:
+        assert len(points.points(results, entry)) > 1
+        for table in report._published(entry):
+            labels = {run["axes"].get(entry["axis"], "") for run in runs}
+            comparable = tasks.intersection(table.columns) and entry["kind"] != "scaling"  # mini's task is in no paper
+            assert not comparable or any(map(table.of, labels))

@@ -28,6 +28,15 @@ def test_an_intent_comes_back_as_it_was(tmp_path):
     assert found[0].pieces == [piece] and alive(found[0].submitter)
 
 
+def test_an_intent_of_an_older_version_has_no_path(tmp_path):
+    Ledger(tmp_path).intend(Intent("S", "x", "slurm", "slurm", [], path="/a/x.yaml"))
+    path = tmp_path / "ledger" / "S.json"
+    row = json.loads(path.read_text())
+    assert row.pop("path") == "/a/x.yaml"
+    path.write_text(json.dumps(row))
+    assert Ledger(tmp_path).intents[0].path == ""
+
+
 def test_decisions_and_half_written_files_are_not_taken_for_intents(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.decide("S", "train-0", {"job_id": "1"})

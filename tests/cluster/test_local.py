@@ -139,12 +139,23 @@ def test_cancel_stops_jobs_and_submit_starts_them_again(toys, here):
     wait(plan.document(), here, poll_s=0.1, timeout_s=30)
 
 
-def test_cancel_also_stops_what_the_plan_asked_for_before_it_was_edited(toys, here):
+def test_cancel_also_stops_what_the_plan_asked_for_before_it_was_edited_and_no_namesake(toys, here):
     before, after = toys().job("a", 0, ("old", [], {"seconds": 30})), toys().job("a", 0, ("new", [], {}))
-    submit(before.document(), here)
+    recipe, sweep = {"path": "recipes/toys.yaml"}, {"path": "sweeps/toys.yaml"}
+    submit({**before.document(), **recipe}, here)
     until(lambda: status(before.document(), here)["stages"][before.key("old")]["state"] == "running")
-    assert cancel(after.document(), here) == 1
+    assert cancel({**after.document(), **sweep}, here) == 0
+    assert cancel({**after.document(), **recipe}, here) == 1
     assert wait(before.document(), here, poll_s=0.1, timeout_s=30)["totals"] == {"cancelled": 1}
+
+
+def test_a_root_that_cannot_be_made_is_said_so(toys, tmp_path):
+    (tmp_path / "file").touch()
+    plan = toys().job("a", 0, ("x", [], {}))
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ClusterError, match="cannot be made") as caught:
+            submit(plan.document(), find_profile("local", roots=[str(root)]))
+        assert str(root) in caught.value.where and "HPC_ROOT" in caught.value.next
 
 
 def test_two_independent_jobs_share_two_cores(toys, here):

@@ -1,8 +1,11 @@
 """Which sbatch calls a plan becomes, and what each waits for."""
 
+import time
+
 import pytest
 
-from hpc.cluster.cover import Cover, Job, look
+from hpc import artifact, files
+from hpc.cluster.cover import SETTLING, Cover, Job, look
 from hpc.cluster.ledger import Intent, Ledger, Piece
 from hpc.cluster.pieces import group, todo
 from hpc.cluster.profile import find_profile
@@ -120,3 +123,22 @@ def test_a_waiting_child_of_a_dead_parent_does_not_count_as_on_its_way(toys, slu
         lines = f"1|1|N/A|{word}|None|T|name-t\n2|2|N/A|PENDING|Dependency|T|name-g\n"
         monkeypatch.setattr("hpc.cluster.queue.run", lambda *a, lines=lines, **k: lines)
         assert set(look(plan.document(), slurm_profile).live) == set(expected)
+
+
+def test_a_job_that_has_just_completed_is_not_submitted_again_before_its_artifact_shows(
+    toys, slurm_profile, monkeypatch
+):
+    plan = pairs(toys, 1)
+    ledger = Ledger(slurm_profile.root)
+    row = Piece("train-0", "toy", "name-t", "", {0: {"stages": [plan.key("t0")], "needs": []}})
+    ledger.intend(Intent("OLD", "toys", "slurm", "slurm", [row]))
+    ledger.decide("OLD", "train-0", {"job_id": "1"})
+    monkeypatch.setattr("hpc.cluster.queue.run", lambda *a, **k: "1|1|N/A|COMPLETED|None|T|name-t\n")
+    assert not look(plan.document(), slurm_profile).live  # its worker said nothing
+    said = slurm_profile.root / "jobs/OLD/state/train-0.0.1.0.json"
+    for age_s, expected in ((5, {plan.key("t0")}), (artifact.PATIENCE_S + 5, set())):
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age_s))
+        files.write_json(said, {"state": "done", "at": at, "restart": 0, "stages": {plan.key("t0"): "done"}})
+        cover = look(plan.document(), slurm_profile)
+        assert set(cover.live) == expected
+        assert [j.word for j in cover.jobs] == [SETTLING if expected else "COMPLETED"]

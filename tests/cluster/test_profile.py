@@ -60,6 +60,46 @@ def test_more_gpus_than_a_node_has_are_refused_with_a_way_out():
     assert "8 GPU" in caught.value.why and "--on" in caught.value.next
 
 
+@pytest.mark.parametrize("shape", [(9, 2, 2), (16, 2, 3), (0, 2, 1)])
+def test_gpus_and_ranks_must_divide_evenly_by_nodes(shape):
+    gpus, nodes, ranks = shape
+    with pytest.raises(ClusterError, match="evenly") as caught:
+        find_profile("h100x16").resources("train", {"gpus": gpus, "nodes": nodes, "ranks": ranks})
+    assert f"{gpus} GPU(s), {ranks} rank(s) and {nodes} node(s)" in caught.value.why
+
+
+@pytest.mark.parametrize("kind", ["data", "generate", "grade"])
+def test_only_training_takes_more_than_one_node(kind):
+    with pytest.raises(ClusterError, match="cannot use 2 nodes") as caught:
+        find_profile("h100x16").resources(kind, {"gpus": 16, "nodes": 2, "ranks": 2})
+    assert "fits one node (8)" in caught.value.next
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("stages: {grad: {hours: 1}}", 'did you mean "grade"?'),
+        ("max_array_size: 0", "MaxArraySize"),
+        ("env: {HF_TOKEN: hf_abc}", "HF_TOKEN: $HF_TOKEN"),
+    ],
+)
+def test_values_that_cannot_be_used_are_named(tmp_path, text, word):
+    with pytest.raises(ClusterError) as caught:
+        find_profile(write(tmp_path, text))
+    assert word in str(caught.value) and "hf_abc" not in str(caught.value)
+
+
+def test_secrets_are_passed_on_by_name(tmp_path):
+    text = "env: {WANDB_API_KEY: $WANDB_API_KEY, TOKENIZERS_PARALLELISM: 'false', HF_TOKEN_PATH: /home/me/t}"
+    assert find_profile(write(tmp_path, text)).env["WANDB_API_KEY"] == "$WANDB_API_KEY"
+
+
+@pytest.mark.parametrize("root", ["$NOT_SET_AT_ALL/runs", "/scratch/${NOT_SET_AT_ALL}"])
+def test_a_root_with_an_unset_variable_names_it(root):
+    with pytest.raises(ClusterError, match="NOT_SET_AT_ALL"):
+        _ = find_profile("local", roots=[root]).root
+
+
 def test_the_root_is_the_profile_or_the_environment_or_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HPC_ROOT", raising=False)

@@ -32,6 +32,11 @@ def test_sacct_keeps_the_newest_record_and_expands_waiting_arrays():
     assert found[("many", 7)].word == "CANCELLED" and found[("many", 1)].over
 
 
+def test_a_list_of_indices_that_slurm_cut_off_is_no_error():
+    assert {i for _, i in parse_sacct("17_[1,3-7:2,...]|PENDING|0:0|T|None|many\n", {"many"})} == {1, 3, 5, 7}
+    assert {i for _, i in parse_sacct("17_[1,3,5-...]|PENDING|0:0|T|None|many\n", {"many"})} == {1, 3}
+
+
 @pytest.mark.parametrize("word", ["SUSPENDED", "CONFIGURING", "COMPLETING", "SOMETHING_NEW", "REQUEUE_HOLD"])
 def test_only_documented_ends_are_ends(word):
     state = State(word, "", "1", "")
@@ -84,6 +89,12 @@ def test_a_silent_command_is_an_error_with_a_time(tmp_path, monkeypatch):
     shim(tmp_path, monkeypatch, "squeue", "sleep 20")
     with pytest.raises(ClusterError, match="did not answer in 0 s"):
         queue.run(["squeue"], timeout_s=0.3)
+
+
+def test_slurm_is_asked_for_full_lists_and_times_that_sort(tmp_path, monkeypatch):
+    shim(tmp_path, monkeypatch, "squeue", 'echo "$SLURM_BITSTR_LEN $SLURM_TIME_FORMAT"')
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+    assert queue.run(["squeue"]) == "0 standard\n"
 
 
 def test_a_failing_command_shows_slurms_words(tmp_path, monkeypatch):

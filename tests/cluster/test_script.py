@@ -1,6 +1,7 @@
 """The text of sbatch scripts. After a wanted change: `HPC_GOLDEN=write pytest tests/cluster/test_script.py`."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_a_plain_grade_job():
     chosen = script.parameters("grade", resources, profile, job_name="s1.grade-0.1a2b3c4d")
     line = script.command("/env/bin/python", "/runs/a b/grade-0.json", "--index", "0")
     same("grade.sbatch", script.sbatch_text(chosen, Path("/runs/logs/x/grade-0"), line))
+
+
+def test_a_short_job_is_warned_a_quarter_of_its_time_before_the_end():
+    profile = find_profile("slurm", signal_lead_s=600)
+    assert [script.lead_s(h, profile) for h in (1, 0.34, 1 / 3, 0.1)] == [600, 600, 300, 90]
+
+
+@pytest.mark.parametrize(
+    "value, seen", [("$SCRATCH/a b", "/s/a b"), ('say "x"; ${SCRATCH}', 'say "x"; /s'), ("$(id) `id` \\ 5$", None)]
+)
+def test_values_of_env_reach_the_job_as_they_are(value, seen):
+    line = f'export X={script.quoted(value)}; printf %s "$X"'
+    done = subprocess.run(["bash", "-c", line], env={"SCRATCH": "/s", "PATH": os.environ["PATH"]}, capture_output=True)
+    assert done.stdout.decode() == (value if seen is None else seen)
 
 
 def test_index_ranges():

@@ -9,12 +9,13 @@ import time
 
 import pytest
 
+from hpc import artifact
 from hpc.cluster.hosts import first_host, rendezvous
 from hpc.cluster.ledger import Ledger
 from hpc.cluster.local import RESTART
 from hpc.cluster.profile import find_profile
 from hpc.cluster.submit import submit
-from hpc.cluster.worker import LEFT
+from hpc.cluster.worker import LEFT, doing, seconds
 
 
 @pytest.fixture
@@ -53,6 +54,28 @@ def test_a_stage_published_in_a_shared_root_is_used_from_there(toys, tmp_path, a
     assert [a["name"] for a in sent.arrays] == ["b"]
     assert work(sent)[0] == 0
     assert attempts_of(plan, mine.root) == {"x": (0, 0), "y": (1, 1)}
+
+
+def test_a_published_folder_that_lost_its_done_is_made_again(toys, here, attempts_of):
+    plan = toys().job("a", 0, ("x", [], {}))
+    sent = submit(plan.document(), here, dry_run=True)
+    assert work(sent)[0] == 0
+    folder = here.root / "artifacts/toy" / plan.key("x")
+    (folder / "DONE").unlink()
+    code, said = work(sent)
+    assert code == 0 and "published" in said and (folder / "DONE").exists()
+    (aside,) = folder.parent.glob(".purged-*")
+    assert (aside / "result.json").exists() and attempts_of(plan, here.root) == {"x": (2, 1)}
+
+
+def test_of_two_attempts_the_first_is_published(toys, here):
+    plan = toys().job("a", 0, ("x", [], {}))
+    sent = submit(plan.document(), here, dry_run=True)
+    assert work(sent)[0] == 0
+    final = here.root / "artifacts/toy" / plan.key("x")
+    late = artifact.Work("toy", plan.key("x"), None, {}, {}, 0, artifact.claim(here.root, "toy", plan.key("x")))
+    assert not artifact.publish(late, here.root, inputs={}, counts={})
+    assert (final / "result.json").exists() and not late.out.exists() and not list(final.parent.glob(".purged-*"))
 
 
 def test_a_replaced_job_leaves_without_an_attempt(toys, here, attempts_of):
@@ -95,30 +118,72 @@ def test_a_stage_without_a_module_fails_like_any_other(toys, here):
     assert work(submit(plan.document(), here, dry_run=True))[0] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_warning_asks_for_a_restart(toys, here, number):
-    plan = toys().job("a", 0, ("x", [], {"seconds": 20}))
-    process = spawn(submit(plan.document(), here, dry_run=True))
+def warned(root, process, number=signal.SIGUSR2, before=lambda: None):
+    """Signal a worker in the middle of its stage; returns its exit code, its words and its report."""
     end = time.monotonic() + 20
-    while not list((here.root / "work").glob("toy/*/1/out/metrics.jsonl")):
+    while not list((root / "work").glob("toy/*/1/out/metrics.jsonl")):
         assert time.monotonic() < end
         time.sleep(0.05)
+    before()
     process.send_signal(number)
-    process.communicate(timeout=20)
-    assert process.returncode == RESTART
-    assert not list((here.root / "work").glob("toy/*/1/failure.json"))
-
-
-def test_restarts_end_at_the_profiles_limit(toys, here):
-    plan = toys().job("a", 0, ("x", [], {"seconds": 20}))
-    process = spawn(submit(plan.document(), here, dry_run=True), SLURM_RESTART_COUNT="50")
-    end = time.monotonic() + 20
-    while not list((here.root / "work").glob("toy/*/1/out/metrics.jsonl")):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    process.send_signal(signal.SIGUSR2)
     said, _ = process.communicate(timeout=20)
-    assert process.returncode == 1 and "giving up" in said
+    assert not list((root / "work").glob("toy/*/1/failure.json"))
+    (report,) = root.glob("jobs/*/state/*.json")
+    return process.returncode, said, json.loads(report.read_text())["state"]
+
+
+@pytest.fixture
+def long(toys, here):
+    return submit(toys().job("a", 0, ("x", [], {"seconds": 20})).document(), here, dry_run=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_warning_asks_for_a_restart(here, long, number):
+    code, _, report = warned(here.root, spawn(long), number)
+    assert (code, report) == (RESTART, "requeued")
+
+
+def test_restarts_end_at_the_profiles_limit(here, long):
+    code, said, report = warned(here.root, spawn(long, SLURM_RESTART_COUNT="50"))
+    assert (code, report) == (1, "failed") and "giving up" in said
+
+
+def test_a_withdrawn_job_does_not_ask_for_a_restart(here, long):
+    withdraw = lambda: Ledger(here.root).withdraw([(long.submission, "a", 0)], "hpc cancel")  # noqa: E731
+    code, said, report = warned(here.root, spawn(long), signal.SIGTERM, withdraw)
+    assert (code, report) == (LEFT, "left") and "hpc cancel" in said
+
+
+COMPLETING = "JobId=7 JobState=COMPLETING Restarts={} RunTime=00:00:09 TimeLimit={}"
+
+
+@pytest.mark.parametrize(
+    "shown, code, report, calls",
+    [
+        ("JobId=7 JobState=RUNNING Restarts=0", 0, "requeued", ["show job 7 -o", "requeue 7"]),
+        (COMPLETING.format(0, "00:05:00"), LEFT, "left", ["show job 7 -o"]),
+        (COMPLETING.format(1, "00:05:00"), 0, "requeued", ["show job 7 -o"]),
+        (None, 1, "failed", []),
+    ],
+)
+def test_a_job_under_slurm_asks_what_becomes_of_it(here, long, tmp_path, shown, code, report, calls):
+    """A plain scancel must not be undone; a requeue from outside needs no second one; no scontrol is no traceback."""
+    (tmp_path / "bin").mkdir()
+    if shown:
+        (tmp_path / "bin/scontrol").write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\necho "{shown}"\n')
+        (tmp_path / "bin/scontrol").chmod(0o755)
+    env = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "PATH": str(tmp_path / "bin")}
+    found = warned(here.root, spawn(long, **env), signal.SIGTERM)
+    assert (found[0], found[2]) == (code, report) and "Traceback" not in found[1]
+    assert ((tmp_path / "calls").read_text().splitlines() if shown else []) == calls
+
+
+def test_a_job_at_its_time_limit_is_not_taken_for_a_cancelled_one():
+    assert doing(COMPLETING.format(0, "00:00:09"), 0) == ""
+    assert doing(COMPLETING.format(0, "UNLIMITED"), 0) == "cancelled"
+    assert doing("JobState=CANCELLED Restarts=0", 0) == "cancelled"
+    assert doing("JobState=PENDING Restarts=1", 0) == "" == doing("", 0)
+    assert (seconds("2-01:00:05"), seconds("00:05:00")) == (176405, 300)
 
 
 def test_the_first_host_of_a_node_list():

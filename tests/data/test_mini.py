@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpc.data import mini, sources
+from hpc.errors import StageError
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / "mini_model"
 
@@ -70,17 +71,26 @@ def test_a_repair_carries_its_slip_to_the_end_and_derives_the_chain_again():
     assert first.split()[-1] != "31"
 
 
-def test_no_test_question_is_in_the_pool_or_in_the_base_model_s_data(pool):
-    test = {e.question for e in sources.load("mini_test")}
-    assert len(test) == 500
-    assert test.isdisjoint(e.question for e in pool)
-    assert test.isdisjoint(e.question for e in sources.load("mini_worked"))
+def test_no_question_is_in_two_of_test_pool_and_base(pool):
+    test, base = ({e.question for e in sources.load(name)} for name in ("mini_test", "mini_worked"))
+    traces = {e.question for e in pool}
+    assert len(test) == 500 and len(traces) == len(pool) == 2970
+    assert len(base) > 20_000
+    assert test.isdisjoint(traces | base) and traces.isdisjoint(base)
 
 
 def test_other_seeds_and_sizes_cannot_bring_a_test_question_into_training():
-    test = {c.question for seed in range(3) for c in mini.chains(test=True, per_step=[100, 100], seed=seed)}
-    train = {c.question for seed in range(3) for c in mini.chains(test=False, per_step=[300, 3000], seed=seed)}
-    assert train and test.isdisjoint(train)
+    def drawn(part):
+        return {c.question for seed in range(3) for c in mini.chains(part=part, per_step=[100, 500], seed=seed)}
+
+    test, pool, base = drawn("test"), drawn("pool"), drawn("base")
+    assert test and pool and base
+    assert test.isdisjoint(pool | base) and pool.isdisjoint(base)
+
+
+def test_a_wrong_part_is_named():
+    with pytest.raises(StageError, match="train"):
+        list(sources.mini(part="train", per_step=[1]))
 
 
 def test_worked_answers_have_no_thinking_and_state_the_answer():

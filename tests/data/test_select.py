@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from hpc.data import select
+from hpc.errors import StageError
 from hpc.records import Example
 
 
@@ -84,6 +85,14 @@ def test_s1_takes_rank_r_with_weight_two_to_the_minus_r():
 
 
 def test_s1_preselects_checked_examples_of_a_source_above_a_length():
-    pool = [example(n, length=n, source="MATH", checks=["correct"] if n % 2 else []) for n in range(20)]
+    pool = [example(n, length=n, source="MATH", checks=["right"] if n % 2 else []) for n in range(20)]
     chosen = select.s1(preselect={"math": 15})(pool, 3, 0)
     assert ids(chosen) == ["0015", "0017", "0019"]
+
+
+def test_preselection_without_any_checked_example_is_an_error():
+    pool = [example(n, source="MATH", checks=["quality"]) for n in range(3)]
+    with pytest.raises(StageError) as caught:
+        select.s1(preselect={"math": 0})(pool, 1, 0)
+    assert "quality" in caught.value.why and "right" in caught.value.next
+    assert len(select.s1(preselect={"math": 0}, need_check="")(pool, 1, 0)) == 1

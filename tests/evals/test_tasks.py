@@ -2,12 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from hpc.errors import StageError
 from hpc.evals.tasks import load_questions
-from hpc.recipe import names
+from hpc.recipe import names, sweep
 
 REAL = {"aime24": 30, "aime25": 30, "math500": 500, "amc23": 40, "gsm8k": 1319}
 
@@ -62,6 +63,18 @@ def test_braces_inside_a_question_stay(tmp_path):
     rows = [{"q": r"Is {question} in \frac{A}{B}?", "a": "1"}]
     (question,) = load_questions(own(tmp_path, rows, prompt="Q: {question} {unknown}"))
     assert question.prompt == r"Q: Is {question} in \frac{A}{B}? {unknown}"
+
+
+def test_sky_t1_asks_with_the_instruction_of_its_training_questions(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPC_DATA_DIR", str(tmp_path))
+    (tmp_path / "math500.jsonl").write_text('{"problem": "Is $x=1$?", "answer": "1"}\n')
+    monkeypatch.chdir(Path(__file__).parents[2])
+    for recipe in ("sky_t1_32b", "eval_sky_t1_32b"):
+        (run,) = sweep.load(f"recipes/{recipe}.yaml").runs
+        tasks = {t["name"]: t for t in run.recipe.generate.tasks}
+        (question,) = load_questions(names.task(tasks["math500"], "test"))
+        assert question.prompt == r"Return your final response within \boxed{}. Is $x=1$?"
+        assert tasks["aime24"]["prompt"] == tasks["math500"]["prompt"]
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_defect_c_context_is_never_exceeded(vocabulary: Any, context: int) -> No
     path, _ = run(vocabulary, thinker("x" * 500, "y" * 500), max=25, context=context)  # the engine asserts it too
     assert len(path.seen) <= context
     assert path.answer_finish == "length"
-    assert path.thinking_finish == ("cut" if context >= 7 + 25 else "length")
+    assert path.thinking_finish == "cut" and len(path.thinking) == min(25, (context - 7 + 1) // 2)
 
 
 class Bytes(ScriptedEngine):
@@ -247,6 +247,15 @@ def test_defect_f_auto_does_not_depend_on_other_prompts(vocabulary: Any) -> None
         return paths[0].thinking
 
     assert cut("q") == cut("q", "q" * 200) and len(cut("q")) == 20
+
+
+def test_a_long_prompt_shortens_thinking_and_leaves_the_answer_its_share(vocabulary: Any) -> None:
+    settings = Generate(thinking=Thinking(max="auto"), max_tokens=100, answer_tokens=30)
+    rules = make_rules(settings, shipped("think_answer"), vocabulary, 100)
+    path = Path(rules, vocabulary.encode("q" * 25), lambda part: part)
+    complete(ScriptedEngine(vocabulary, thinker("x" * 500)), [path])
+    assert (path.thinking_finish, path.answer_finish) == ("cut", "stop")
+    assert path.rules.maximum == 70 and len(path.thinking) == 100 - len(path.prompt) - 30 < 70
 
 
 def test_auto_without_room_for_thinking_is_refused(vocabulary: Any) -> None:

@@ -83,6 +83,52 @@ def test_hub_model_enters_by_the_commit_that_was_fetched(workspace):
     assert keys("base", "model=org/model")["train"] not in (unfetched,) and keys("base", "model=org/model") == keys()
 
 
+def test_files_of_one_name_in_two_folders_are_two(workspace):
+    for folder in ("d1", "d2"):
+        (workspace.path / folder).mkdir()
+        workspace.write(f"{folder}/rows.jsonl", folder)
+    a, b = (f"{{source: {{name: records, file: {workspace.path}/{folder}/rows.jsonl}}}}" for folder in ("d1", "d2"))
+    mix = f"data={{source: '', mix: {{a: {a}, b: {b}}}}}"
+    before = keys("base", mix)["data"]
+    workspace.write("d1/rows.jsonl", "changed")
+    assert keys("base", mix)["data"] != before
+
+
+def test_swapped_references_in_a_mix_are_another_data_set(workspace):
+    workspace.write("recipes/other.yaml", "extends: base\ndata: {select: longest, size: 2}\n")
+    a, b = "{source: 'run:base#data'}", "{source: 'run:other#data', size: 5}"
+
+    def mixed(*parts):
+        named = ", ".join(f"{name}: {part}" for name, part in zip("abc", parts, strict=False))
+        return keys("base", f"data={{source: '', mix: {{{named}}}}}")["data"]
+
+    assert len({mixed(a, b), mixed(b, a), mixed(a, a, b), mixed(a, b, b)}) == 4
+
+
+def test_text_that_begins_with_a_slash_is_text(workspace):
+    waits = ["generate.thinking.wait_text=/x/Wait", "generate.thinking.wait_text=/y/Wait"]
+    assert keys("base", waits[0])["generate"] != keys("base", waits[1])["generate"]
+
+
+def test_grader_of_the_users_own_changes_the_grades_alone(workspace):
+    workspace.write("recipes/judge.py", "def judge(question, sample):\n    return None, 'wrong'\n")
+    workspace.write(
+        "recipes/quiz.yaml", "source: './source.py:made'\nprompt: '{question}'\ngrader: './judge.py:judge'\n"
+    )
+    before = keys()
+    workspace.write("recipes/judge.py", "def judge(question, sample):\n    return None, 'no_answer'\n")
+    after = keys()
+    assert before["generate"] == after["generate"] and before["grade"] != after["grade"]
+
+
+def test_decontamination_follows_what_the_task_asks(workspace):
+    before = keys("base", "data.decontaminate=[./recipes/quiz.yaml]")["data"]
+    workspace.write(
+        "recipes/quiz.yaml", "source: {name: './source.py:made', num: 9}\nprompt: '{question}'\ngrader: exact\n"
+    )
+    assert keys("base", "data.decontaminate=[./recipes/quiz.yaml]")["data"] != before
+
+
 def test_equal_stages_of_two_runs_are_one(workspace):
     workspace.write("sweeps/study.yaml", "recipe: base\naxes: {generate.thinking.max: [8, 9, 10]}\n")
     plan = document.document(document.make(sweep.load("study")))
@@ -137,6 +183,8 @@ def test_reference_to_a_missing_recipe_or_stage_says_what_there_is(workspace):
         ("format=thinkanswer", 'did you mean "think_answer"'),
         ("model=qwen", "neither a folder nor org/name"),
         ("model=./nowhere", "there is no model in"),
+        ("generate.tasks=[./recipes/quiz.yaml, {name: ./recipes/quiz.yaml, limit: 1}]", "is listed twice"),
+        ("data.source={name: records, file: nope.jsonl}", "there is no data file nope.jsonl"),
         ("generate.answer_tokens=64", "leaves nothing to think with"),
         ("format=plain", "the format has no thinking part"),
     ],

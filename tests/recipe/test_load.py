@@ -7,8 +7,7 @@ from hpc.recipe import load, schema, show, sweep, typed
 
 
 def built(name, *overrides):
-    loaded = load.load(name, overrides)
-    return load.build(loaded.tree, str(loaded.path))
+    return sweep.load(f"recipes/{name}.yaml", overrides).runs[0].recipe
 
 
 def test_child_overrides_its_parent_and_keeps_the_rest(workspace):
@@ -38,6 +37,11 @@ def test_plain_list_of_seeds_means_train(workspace):
     assert built("seeded").seeds == schema.Seeds(data=[0], train=[3, 4], generate=[0])
 
 
+def test_override_reaches_what_is_interpolated_from_it(workspace):
+    workspace.write("recipes/linked.yaml", "extends: base\ntrain: {lr: 0.5, min_lr: '${train.lr}'}\n")
+    assert built("linked", "train.lr=0.25").train.min_lr == 0.25
+
+
 def test_interpolation_is_resolved(workspace):
     workspace.write("recipes/linked.yaml", "extends: base\ntrain: {lr: 0.5, min_lr: '${train.lr}'}\n")
     assert built("linked").train.min_lr == 0.5
@@ -61,6 +65,10 @@ def test_origin_names_the_file_or_override_that_set_a_value(workspace):
         ("generate.thinking.max=lots", ['"generate.thinking.max" must be']),
         ("train=3", ['"train" must be a mapping']),
         ("train.lr", ['"train.lr" is not an override']),
+        ("train.batch_size=0", ['"train.batch_size" must be at least 1']),
+        ("train.lr=.nan", ['"train.lr" must be a number']),
+        ("resources.train.gpus=-1", ["at least 0"]),
+        ("seeds.train=[0, 0]", ["holds a seed twice"]),
     ],
 )
 def test_bad_override_says_what_where_and_what_next(workspace, override, words):

@@ -115,3 +115,31 @@ def test_bad_value_in_an_axis_names_the_point(workspace):
 def test_options_with_one_label_are_refused(workspace):
     with pytest.raises(RecipeError, match="two options labelled"):
         runs(workspace, "recipe: base\naxes: {model: [o/a, p/a]}\n")
+
+
+def test_condition_on_an_axis_that_is_not_applied_is_false(workspace):
+    text = """
+    recipe: base
+    axes:
+      train: {r: {epochs: 1}, l: {epochs: 2}}
+      b: {when: {train: [l]}, values: {short: {generate.max_tokens: 32}, long: {}}}
+      w: {when: {b: [long]}, values: {w1: {generate.thinking.waits: 1}, w2: {generate.thinking.waits: 2}}}
+    """
+    names = ["train-r_s0", "train-l_b-short_s0", "train-l_b-long_w-w1_s0", "train-l_b-long_w-w2_s0"]
+    assert [r.name for r in runs(workspace, text)] == names
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("recipe: base\naxe: {}\n", 'did you mean "axes"'),
+        ("axes: {train.lr: [1]}\n", "a sweep needs the recipe"),
+        ("recipe: base\naxes: [1, 2]\n", "`axes` must map names to values"),
+        ("recipe: base\naxes: {size: {zip: {train.lr: 3}}}\n", "lists of one length"),
+        ("recipe: base\nseeds: 3\n", '"seeds" must be a mapping'),
+    ],
+)
+def test_malformed_sweep_is_refused_with_what_is_wrong(workspace, text, words):
+    with pytest.raises(RecipeError) as caught:
+        runs(workspace, text)
+    assert words in str(caught.value)

@@ -13,7 +13,7 @@ from hpc.cluster.submit import submit
 from hpc.plan import document
 from hpc.recipe import sweep
 
-CUT = Path(__file__).parent / "cut"
+CUT = Path(__file__).parents[1] / "cut"
 SAME = ("examples.jsonl", "questions.jsonl", "samples.jsonl", "grades.jsonl", "model.safetensors")
 
 

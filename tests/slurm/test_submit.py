@@ -164,6 +164,20 @@ def test_cancel_ends_waiting_and_running_jobs(toys, there):
     assert finish(plan, there)["totals"] == {"cancelled": 2}
 
 
+def test_a_plain_scancel_is_not_undone_by_the_job(toys, there, slurm):
+    plan = toys("scancelled").job("train-0", 0, ("long", [], {"seconds": 0.2, "steps": 300}))
+    submit(plan.document(), there)
+    running = until(
+        lambda: (
+            status(plan.document(), there)["stages"][plan.key("long")].get("step", 0) > 2
+            and status(plan.document(), there)["stages"][plan.key("long")]
+        )
+    )
+    slurm.out("scancel", running["job"])
+    until(lambda: slurm.out("squeue", "-h", "-t", "all", "-o", "%T", "-j", running["job"]).strip() == "CANCELLED")
+    assert status(plan.document(), there)["totals"] == {"cancelled": 1}
+
+
 def test_a_refused_job_shows_the_words_of_sbatch_and_leaves_nothing_in_doubt(toys, there):
     plan = toys("refused").job("train-0", 0, ("a", [], {}))
     with pytest.raises(ClusterError, match="refused") as caught:

@@ -9,6 +9,7 @@ import pytest
 
 from hpc import artifact, files
 from hpc.artifact import Superseded, Work
+from hpc.errors import StageError
 from hpc.train import checkpoint
 from hpc.train.ranks import Team
 
@@ -29,12 +30,21 @@ class Engine:
     def __init__(self) -> None:
         self.loaded: list[str] = []
         self.saved: list[str] = []
+        self.found: str | None = "states"
+        self.offload: str | None = None
 
     def zero_optimization_stage(self) -> int:
         return 3
 
-    def load_checkpoint(self, folder: str, tag: str, **_: Any) -> None:
+    def zero_offload_optimizer(self) -> str | None:
+        return self.offload
+
+    def zero_offload_param(self) -> str | None:
+        return None
+
+    def load_checkpoint(self, folder: str, tag: str, **_: Any) -> tuple[str | None, dict[str, Any]]:
         self.loaded.append(f"{Path(folder).parent.name}/{tag}")
+        return self.found, {}
 
     def save_checkpoint(self, folder: str, tag: str, **_: Any) -> None:
         (Path(folder) / tag).mkdir(parents=True)
@@ -54,7 +64,8 @@ def leave(attempt: Path, step: int, *, world_size: int = 1, complete: bool = Tru
     folder = attempt / "checkpoints" / f"step_{step}"
     folder.mkdir(parents=True)
     if complete:
-        files.write_json(folder / "COMPLETE", {"step": step, "world_size": world_size, "zero_stage": 3})
+        layout = {"world_size": world_size, "zero_stage": 3, "offload": "none"}
+        files.write_json(folder / "COMPLETE", {"step": step, **layout})
 
 
 def test_furthest_complete_checkpoint_wins_whichever_attempt_has_it(tmp_path: Path) -> None:
@@ -62,7 +73,7 @@ def test_furthest_complete_checkpoint_wins_whichever_attempt_has_it(tmp_path: Pa
     leave(work.older[1], 9)
     leave(work.older[0], 4)
     leave(work.older[0], 12, complete=False)
-    assert checkpoint.resume(engine, work, ALONE) == 9
+    assert checkpoint.resume(engine, work, ALONE) == checkpoint.Start(9, work.older[1])
     assert engine.loaded == ["1/step_9"]
 
 
@@ -72,16 +83,36 @@ def test_checkpoint_of_another_number_of_ranks_is_passed_over_aloud(
     work, engine = make_work(tmp_path, older=1), Engine()
     leave(work.older[0], 9, world_size=2)
     leave(work.older[0], 6)
-    assert checkpoint.resume(engine, work, ALONE) == 6
+    assert checkpoint.resume(engine, work, ALONE).step == 6
     assert "step_9 is passed over: it was saved with {'world_size': 2" in capsys.readouterr().err
 
 
-def test_metrics_are_carried_over_up_to_the_checkpoint(tmp_path: Path) -> None:
-    work = make_work(tmp_path, older=1)
-    leave(work.older[0], 2)
-    files.write_jsonl(work.older[0] / "out" / "metrics.jsonl", [{"step": step} for step in (1, 2, 3)])
-    assert checkpoint.carried_metrics(work, 2) == [{"step": 1}, {"step": 2}]
-    assert checkpoint.carried_metrics(work, 0) == []
+def test_checkpoint_of_another_offload_is_passed_over(tmp_path: Path) -> None:
+    work, engine = make_work(tmp_path, older=1), Engine()
+    leave(work.older[0], 9)
+    engine.offload = "cpu"
+    assert checkpoint.resume(engine, work, ALONE) == checkpoint.Start()
+    assert engine.loaded == []
+
+
+def test_checkpoint_that_deepspeed_cannot_load_is_an_error_and_no_fresh_start(tmp_path: Path) -> None:
+    work, engine = make_work(tmp_path, older=1), Engine()
+    leave(work.older[0], 9)
+    engine.found = None
+    with pytest.raises(StageError, match="cannot be loaded"):
+        checkpoint.resume(engine, work, ALONE)
+
+
+def test_metrics_are_those_of_the_attempt_whose_checkpoint_was_loaded(tmp_path: Path) -> None:
+    work, engine = make_work(tmp_path, older=2), Engine()
+    leave(work.older[1], 2)
+    leave(work.older[0], 2, world_size=4)
+    for number, attempt in enumerate(work.older):
+        rows = [{"step": step, "attempt": number} for step in (1, 2, 3)]
+        files.write_jsonl(attempt / "out" / "metrics.jsonl", rows)
+    start = checkpoint.resume(engine, work, ALONE)
+    assert checkpoint.carried_metrics(start) == [{"step": 1, "attempt": 1}, {"step": 2, "attempt": 1}]
+    assert checkpoint.carried_metrics(checkpoint.Start()) == []
 
 
 def test_last_two_checkpoints_are_kept(tmp_path: Path) -> None:

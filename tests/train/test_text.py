@@ -75,6 +75,11 @@ def test_loss_covers_everything_after_the_assistant_header_and_the_end_of_turn(q
     assert row.ids[-1] == qwen.convert_tokens_to_ids("<|im_end|>")
 
 
+def test_white_space_around_a_question_is_not_trained_on_as_no_task_asks_with_it(qwen: Any) -> None:
+    (plain, padded), _ = render(qwen, example(), example(question="\n What is 6 x 7? \n"))
+    assert padded.ids == plain.ids
+
+
 def test_answer_that_says_answer_gets_no_second_prefix(qwen: Any) -> None:
     (row,), _ = render(qwen, example(answer="The Answer: 42"))
     assert qwen.decode(row.ids).endswith("<|im_start|>answer\nThe Answer: 42<|im_end|>")
