@@ -26,8 +26,8 @@ $(VENV)/done: pyproject.toml $(wildcard constraints/*.txt)
 
 demo: setup  ## the mini study, end to end as local processes: tables and a report
 	hpc submit $(SWEEP) --on $(ON)
-	hpc status $(SWEEP) --wait
-	hpc report $(SWEEP)
+	hpc status $(SWEEP) --on $(ON) --wait
+	hpc report $(SWEEP) --on $(ON)
 
 test: setup  ## tests, at most 10 minutes on two cores
 	python -m pytest -m "not proof and not proof_ci" $(TEST_ARGS)
