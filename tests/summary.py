@@ -19,7 +19,7 @@ def pytest_terminal_summary(terminalreporter, config):
     tests = {r.nodeid: {"outcome": r.outcome, "seconds": round(r.duration, 1)} for r in reports}
     outcomes = [t["outcome"] for t in tests.values()]
     record = {
-        "what": " ".join(config.invocation_params.args),
+        "marks": config.getoption("markexpr") or "all",
         "date": time.strftime("%Y-%m-%d"),
         "counts": {o: outcomes.count(o) for o in sorted(set(outcomes))},
         "seconds": round(sum(t["seconds"] for t in tests.values())),
