@@ -26,6 +26,8 @@ from hpc.errors import ArtifactError
 PATIENCE_S = 90.0
 """Network file systems show a new name up to a minute late; readers on nodes look again that long."""
 
+TELL_S = 5.0
+
 ENVIRONMENT = ("SLURM_", "CUDA_", "NCCL_", "OMP_")
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "JWT", "CREDENTIAL")
 
@@ -48,6 +50,8 @@ class Work:
         older: folders of earlier attempts, newest first; their checkpoints may be read.
         rank, world_size: of this process in the job.
         run_name: name for W&B; sweep: group for W&B.
+        tags: words to find the run by in W&B.
+        begun, beaten: when the stage began and last made progress (time.monotonic).
     """
 
     stage: str
@@ -62,6 +66,22 @@ class Work:
     world_size: int = 1
     run_name: str = ""
     sweep: str = ""
+    tags: list[str] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+    beaten: float = field(default_factory=time.monotonic)
+    told: float = 0.0
+
+    def beat(self, done: int | None = None, total: int | None = None) -> None:
+        """Say that something moved. A rank that is silent for the profile's hang_s is ended and started again.
+
+        Args:
+            done, total: items, for `hpc status`: rank 0 writes them to progress.json, at most every TELL_S seconds.
+        """
+        self.beaten = time.monotonic()
+        if done is not None and self.rank == 0 and (self.beaten - self.told > TELL_S or done == total):
+            self.told = self.beaten
+            row = {"done": done, "total": total, "seconds": round(self.beaten - self.begun, 1)}
+            files.write_json(self.attempt / "progress.json", row)
 
     @property
     def out(self) -> Path:

@@ -12,12 +12,13 @@ PORTS = range(10000, 30000)
 def rendezvous(env: Mapping[str, str]) -> dict[str, str]:
     """MASTER_ADDR and MASTER_PORT of the job that `env` describes.
 
-    The local runner sets both. Under Slurm the port is 10000 + job id x 7 mod 20000: two jobs on a node differ.
+    The local runner sets both. Under Slurm the port is 10000 + (job id x 7 + try) mod 20000: two jobs on a node differ,
+    and so do two starts in one allocation, the first of which may have left its port in TIME_WAIT.
     """
     if "SLURM_JOB_ID" not in env:
         return {"MASTER_ADDR": env.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": env.get("MASTER_PORT", "29500")}
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or "127.0.0.1"
-    port = PORTS.start + int(env["SLURM_JOB_ID"]) * 7 % len(PORTS)
+    port = PORTS.start + (int(env["SLURM_JOB_ID"]) * 7 + int(env.get("HPC_TRY", 0))) % len(PORTS)
     return {"MASTER_ADDR": first_host(nodes), "MASTER_PORT": str(port)}
 
 

@@ -3,7 +3,8 @@
     python -m hpc.cluster.local ROOT/jobs/SUBMISSION
 
 Each rank is the same worker command with the variables that srun would set. Jobs start when their parents are done and
-cores are free; a failed parent cancels what depends on it; exit 75 asks for a restart, as `scontrol requeue` does.
+cores are free; a failed parent cancels what depends on it; exit 75 asks for a restart, as `scontrol requeue` does; any
+other failure is judged by its cause (hpc.cluster.rescue), as the batch script does it under Slurm.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ from typing import IO, Any
 from hpc import artifact, files
 from hpc.cluster.ledger import Element, Ledger, alive, this_process
 from hpc.cluster.queue import OVER, State, clean_environment
+from hpc.cluster.shift import RESTART, Shift
 from hpc.errors import ClusterError
 
-RESTART = 75
-"""Exit code of a rank that saved and asks to be started again (EX_TEMPFAIL)."""
 POLL_S = 0.05
 STOP_S = 20.0
 """Time for ranks to save after a stop before they are killed."""
@@ -50,6 +50,7 @@ class Job:
     ranks: list[subprocess.Popen[bytes]] = field(default_factory=list)
     gpus: list[int] = field(default_factory=list)
     restarts: int = 0
+    tries: int = 0
 
     @property
     def cores(self) -> int:
@@ -102,20 +103,34 @@ class Runner:
         self.stopping = True
 
     def _watch(self) -> None:
-        for job in (j for j in self.jobs.values() if j.word == "RUNNING"):
+        from hpc.cluster import rescue  # with the classifier, which the login side does not need
+
+        for spot, job in ((s, j) for s, j in self.jobs.items() if j.word == "RUNNING"):
             codes = [r.poll() for r in job.ranks]
             if self.stopping:
                 _end(job, STOP_S)
                 job.word, job.reason = "CANCELLED", "hpc cancel"
             elif any(c not in (None, 0) for c in codes):
-                again = RESTART in codes
-                _end(job, STOP_S if again else CASCADE_S)
-                job.restarts += again
-                job.word, job.reason = ("PENDING", "restart") if again else ("FAILED", f"exit {_worst(codes)}")
+                _end(job, STOP_S if RESTART in codes else CASCADE_S)
+                if RESTART in codes:
+                    job.restarts, job.tries = job.restarts + 1, 0
+                    job.word, job.reason = "PENDING", "restart"
+                elif rescue.judge(self._shift(spot, job), _worst(codes)) == "here":
+                    job.tries += 1
+                    job.word, job.reason = "PENDING", "started again"
+                else:
+                    job.word, job.reason = "FAILED", f"exit {_worst(codes)}"
             elif all(c == 0 for c in codes):
                 job.word, job.reason = "COMPLETED", ""
             if job.word != "RUNNING":
                 self.free_gpus += job.gpus
+
+    def _shift(self, spot: Spot, job: Job) -> Shift:
+        piece, index = spot
+        me = f"local-{os.getpid()}"
+        return Shift(
+            self.folder / f"{piece}.json", job.document, index, 0, len(job.ranks), me, job.restarts, job.tries
+        )
 
     def _start(self) -> None:
         busy = sum(min(j.cores, self.slots) for j in self.jobs.values() if j.word == "RUNNING")
@@ -154,7 +169,9 @@ class Runner:
         common = {
             **clean_environment(),
             **{n: os.path.expandvars(v) for n, v in job.document["env"].items()},
+            "PYTHONPATH": os.pathsep.join(filter(None, [job.document["code"], os.environ.get("PYTHONPATH", "")])),
             "HPC_RUNNER": str(os.getpid()),
+            "HPC_TRY": str(job.tries),
             "SLURM_NTASKS": str(resources["ranks"]),
             "SLURM_NODEID": "0",
             "SLURM_RESTART_COUNT": str(job.restarts),
@@ -167,7 +184,7 @@ class Runner:
         command = _command(job.document, self.folder / f"{piece}.json", index)
         job.ranks = []
         for rank in range(resources["ranks"]):
-            with (logs / f"{index}_{rank}_log.out").open("ab") as log:
+            with (logs / f"{index}-{self._shift(spot, job).start}-{rank}.out").open("ab") as log:
                 variables = {**common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
                 job.ranks.append(_spawn(command, variables, log))
         job.word, job.reason = "RUNNING", ""
@@ -180,7 +197,7 @@ class Runner:
 
 
 def _command(document: dict[str, Any], jobfile: Path, index: int) -> list[str]:
-    line = [document["python"], "-u", "-m", "hpc.cluster.worker", str(jobfile), "--index", str(index)]
+    line = [document["python"], "-P", "-u", "-m", "hpc.cluster.worker", str(jobfile), "--index", str(index)]
     if not document["setup"]:
         return line
     return ["bash", "-c", "\n".join(["set -e", *document["setup"], 'exec "$@"']), "setup", *line]

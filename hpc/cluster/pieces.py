@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,28 @@ from hpc.cluster.cover import Cover, Plan
 from hpc.cluster.ledger import Element
 from hpc.cluster.profile import Profile
 from hpc.errors import ClusterError
+from hpc.files import canonical
 
 Spec = dict[str, Any]
+
+
+@dataclass
+class Change:
+    """What a job gets that an earlier try did not have: more memory or time, other nodes, other settings of its stages.
+
+    Settings are `how` settings by kind of stage: {"train": {"micro_batch": 2}}. `why` is empty where nothing failed.
+    """
+
+    memory_gib: float = 0
+    hours: float = 0
+    exclude: list[str] = field(default_factory=list)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    why: str = ""
+
+    def apply(self, resources: dict[str, Any]) -> dict[str, Any]:
+        """Resources of the next try."""
+        more = {n: v for n, v in (("memory_gib", self.memory_gib), ("hours", self.hours)) if v > resources[n]}
+        return {**resources, **more, **({"exclude": self.exclude} if self.exclude else {})}
 
 
 @dataclass(eq=False)
@@ -26,6 +47,7 @@ class Todo:
     index: int
     stages: list[Spec]
     resources: dict[str, Any]
+    change: Change = field(default_factory=Change)
     needs: list[str] = field(default_factory=list)
     parents: list[Todo | Element] = field(default_factory=list)
     depth: int = -1
@@ -51,8 +73,18 @@ class Piece:
     waits: Waits
 
 
-def todo(plan: Plan, profile: Profile, cover: Cover) -> list[Todo]:
+def todo(
+    plan: Plan,
+    profile: Profile,
+    cover: Cover,
+    changes: dict[str, Change] | None = None,
+    held: Collection[str] = (),
+) -> list[Todo]:
     """The jobs to submit, parents first.
+
+    Args:
+        changes: key -> what its job gets after a failure.
+        held: keys that are not to be made; what needs them waits too.
 
     Raises:
         ClusterError: an input that is not published and that neither the plan nor a submitted job makes.
@@ -60,23 +92,50 @@ def todo(plan: Plan, profile: Profile, cover: Cover) -> list[Todo]:
     specs = {s["key"]: s for s in plan["stages"]}
     found: list[Todo] = []
     for job in (j for a in plan["arrays"] for j in a["jobs"]):
-        keys = [k for k in job["stages"] if k not in cover.published and k not in cover.live]
+        keys = [k for k in job["stages"] if k not in cover.published and k not in cover.live and k not in held]
         if keys:
-            found.append(
-                Todo(
-                    job["kind"],
-                    job["array"],
-                    int(job["index"]),
-                    [specs[k] for k in keys],
-                    profile.resources(job["kind"], job["resources"]),
-                )
-            )
+            stages, change = [specs[k] for k in keys], _merged([(changes or {}).get(k, Change()) for k in keys])
+            resources = change.apply(profile.resources(job["kind"], job["resources"]))
+            found.append(Todo(job["kind"], job["array"], int(job["index"]), stages, resources, change))
+    found = _possible(found, cover, set(held))
     makers = {s["key"]: t for t in found for s in t.stages}
     for each in found:
         _parents(each, makers, cover)
     for each in found:
         _measure(each, ())
     return sorted(found, key=lambda t: t.depth)
+
+
+def _merged(changes: list[Change]) -> Change:
+    """One change for all stages of a job."""
+    whys = list(dict.fromkeys(c.why for c in changes if c.why))
+    settings: dict[str, dict[str, Any]] = {}
+    for change in changes:
+        settings |= change.settings
+    return Change(
+        max(c.memory_gib for c in changes),
+        max(c.hours for c in changes),
+        sorted({n for c in changes for n in c.exclude}),
+        settings,
+        "; ".join(whys),
+    )
+
+
+def _possible(jobs: list[Todo], cover: Cover, held: set[str]) -> list[Todo]:
+    """Jobs whose inputs do not wait for something that is held; a job loses the stages that do."""
+    while held:
+        late = {
+            s["key"]
+            for t in jobs
+            for s in t.stages
+            if any(i.get("key") in held and i["key"] not in cover.live for i in s["inputs"].values())
+        } - cover.published.keys()
+        if not late - held:
+            break
+        held |= late
+    for each in jobs:
+        each.stages = [s for s in each.stages if s["key"] not in held]
+    return [t for t in jobs if t.stages]
 
 
 def _parents(each: Todo, makers: dict[str, Todo], cover: Cover) -> None:
@@ -129,11 +188,12 @@ def _alike(members: list[Todo], submission: str, sizes: Counter[tuple[str, str]]
     """Split jobs by what they wait for: the same elements, or each its own index of the same pieces."""
     by_elements: dict[Any, list[Todo]] = {}
     for each in members:
-        by_elements.setdefault(tuple(sorted(_elements(each, submission))), []).append(each)
+        asked = canonical(each.resources)  # a job that failed may ask for more than its siblings
+        by_elements.setdefault((asked, tuple(sorted(_elements(each, submission)))), []).append(each)
     shapes: dict[Any, list[Todo]] = {}
-    for waits, chosen in by_elements.items():
+    for (asked, waits), chosen in by_elements.items():
         corr, rest = _split(chosen[0], submission, sizes) if len(chosen) == 1 else ([], list(waits))
-        shapes.setdefault((tuple(corr), tuple(rest)), []).extend(chosen)
+        shapes.setdefault((asked, tuple(corr), tuple(rest)), []).extend(chosen)
     return list(shapes.values())
 
 

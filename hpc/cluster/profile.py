@@ -19,7 +19,24 @@ from hpc.recipe.schema import how
 
 KINDS = ("data", "train", "generate", "grade")
 """Kinds of stage. All but train are one process, on one node."""
+CPU_KINDS = ("data", "grade", "mend")
+"""Kinds that ask for no GPU: they go to the profile's cpu_partition."""
+PLACES = (*KINDS, "mend")
+"""What a profile may tell apart: the stages, and the mender's job."""
 
+
+SHARED = ("partition", "account", "qos", "cpus_per_rank", "memory_gib", "hours", "max_hours", "network", "container")
+"""Settings that a profile has once for all kinds of stage, and again where a kind differs."""
+
+CACHES = {
+    "HF_HOME": "huggingface",
+    "HF_HUB_CACHE": "huggingface/hub",  # an inherited value would win over HF_HOME
+    "TRITON_CACHE_DIR": "triton",
+    "VLLM_CACHE_ROOT": "vllm",
+    "TORCH_EXTENSIONS_DIR": "torch_extensions",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+}
+"""Variables that move a library's cache, and their folders in the profile's `cache`."""
 
 REFERENCE = re.compile(r"\$(?:\w+|\{\w+\})")
 """A value that names another variable, and holds nothing itself."""
@@ -35,6 +52,9 @@ class Place:
     cpus_per_rank: int | None = how(None, "CPU cores of each rank where the recipe leaves it open")
     memory_gib: float | None = how(None, "memory of each node in GiB where the recipe leaves it open")
     hours: float | None = how(None, "time limit in hours where the recipe leaves it open")
+    max_hours: float | None = how(None, "longest time limit of the partition in hours (`sinfo -o '%P %l'`)")
+    network: bool | None = how(None, "whether the nodes reach the hub; false sets HF_HUB_OFFLINE=1")
+    container: str | None = how(None, "image that the worker runs in; empty is none")
     python: str | None = how(None, "Python of these jobs, when training and vLLM live in separate environments")
     setup: list[str] = how(list, "shell lines after the profile's own setup")
     sbatch: dict[str, Any] = how(dict, "further sbatch options by name; true is a bare flag")
@@ -51,7 +71,9 @@ class Profile:
     partition: str | None = how(None, "partition; null is the cluster's default")
     account: str | None = how(None, "account that pays; null is the user's default")
     qos: str | None = how(None, "quality of service; null is the user's default")
-    stages: dict[str, Place] = how(dict, "what differs by kind of stage: data, train, generate, grade")
+    cpu_partition: str | None = how(None, "partition of data, grade and mend jobs; null is `partition`")
+    stages: dict[str, Place] = how(dict, "what differs by kind of stage: data, train, generate, grade, mend")
+    debug: Place = how(Place, "what differs in `submit --smoke` and `doctor --job`: the partition for short tests")
     gpu: str = how("", "GPU type as Slurm names it (h100); empty asks for any")
     gpus_per_node: int | None = how(None, "GPUs of one node; null counts this machine's own (local) or is 8 (slurm)")
     gpu_flag: Literal["gpus-per-node", "gres"] = how("gpus-per-node", "the sbatch option that asks for GPUs")
@@ -59,10 +81,20 @@ class Profile:
     gpu_tflops: float | None = how(None, "dense bf16 peak of one GPU in TFLOP/s, for predictions")
     node_memory_gib: float | None = how(None, "host memory of one node in GiB, for predictions")
     usd_per_gpu_hour: float | None = how(None, "price of one GPU for one hour, for predictions")
+    su_per_gpu_hour: float | None = how(None, "service units that one GPU costs for one hour, where the site counts so")
     cpus_per_rank: int = how(1, "CPU cores of each rank where the recipe leaves it open")
     cpus_per_gpu: int = how(8, "CPU cores for each GPU where the recipe leaves it open")
     memory_gib: float = how(8, "memory of each node in GiB where the recipe leaves it open")
     hours: float = how(1, "time limit of a job in hours where the recipe leaves it open")
+    max_hours: float | None = how(None, "longest time limit of the partition in hours (`sinfo -o '%P %l'`)")
+    network: bool = how(False, "whether the nodes reach the hub; false sets HF_HUB_OFFLINE=1")
+    container: str = how("", "image that the worker runs in; empty is none")
+    container_with: Literal["pyxis", "apptainer"] = how("pyxis", "what starts it: srun's plugin, or a command")
+    mounts: list[str] = how(list, "folders that the container sees beside the roots, as /from:/to")
+    umask: str = how("", "umask of the jobs (0007 shares with the group); empty leaves the user's")
+    cache: str = how("", "folder for caches of hub, vLLM, Triton, torch extensions; empty leaves them at home")
+    quota_gib: float | None = how(None, "GiB you may use under the root, where `df` does not tell")
+    quota_files: int | None = how(None, "files you may have under the root, where `df` does not tell")
     python: str = how("", "Python of the jobs; empty is the one that submits")
     setup: list[str] = how(list, "shell lines before the job (module load ...); a line that fails ends it")
     env: dict[str, str] = how(
@@ -71,6 +103,12 @@ class Profile:
     sbatch: dict[str, Any] = how(dict, "further sbatch options by name (constraint: hbm3); true is a bare flag")
     array_throttle: int = how(256, "most elements of one array that run at once")
     max_array_size: int = how(1001, "Slurm's MaxArraySize: indices stay below it (scontrol show config)")
+    max_submit: int | None = how(None, "most jobs in the queue at once (MaxSubmitJobs); the mender submits the rest")
+    mend: bool = how(
+        True, "a last job mends what failed; false where nodes may not call sbatch (then `hpc submit` does)"
+    )
+    confirm_gpu_hours: float | None = how(500, "submit asks above so many GPU-hours (by time limits); null never asks")
+    hang_s: float = how(3600, "seconds without progress after which a job counts as hung and is started again")
     signal_lead_s: int = how(
         120,
         "seconds between the warning signal and the time limit: 1.5 x save time + a step; "
@@ -109,18 +147,26 @@ class Profile:
     def place(self, kind: str) -> Place:
         """Settings of one kind of stage, the profile's own where it says nothing."""
         special = self.stages.get(kind, Place())
-        common = {n: getattr(self, n) for n in ("partition", "account", "qos", "cpus_per_rank", "memory_gib", "hours")}
+        common = {n: getattr(self, n) for n in SHARED}
         chosen = {n: v if getattr(special, n) is None else getattr(special, n) for n, v in common.items()}
+        if kind in CPU_KINDS and self.cpu_partition and not special.partition:
+            chosen["partition"] = self.cpu_partition
         python = special.python or self.python or sys.executable
         return Place(
             **chosen, python=python, setup=[*self.setup, *special.setup], sbatch={**self.sbatch, **special.sbatch}
         )
 
+    def variables(self, kind: str) -> dict[str, str]:
+        """What jobs of one kind find in their environment; values may name variables of the node."""
+        caches = {n: f"{self.cache}/{folder}" for n, folder in CACHES.items()} if self.cache else {}
+        offline = {} if self.place(kind).network else {"HF_HUB_OFFLINE": "1"}
+        return {**caches, **offline, **self.env}
+
     def resources(self, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
         """The plan's resources of a job with every open one filled in.
 
         Raises:
-            ClusterError: more GPUs per node than this profile has, or a shape that Slurm cannot give evenly.
+            ClusterError: more GPUs per node or hours than this profile has, or a shape that Slurm cannot give evenly.
         """
         place, nodes, ranks = self.place(kind), int(asked["nodes"]), int(asked["ranks"])
         gpus = math.ceil(int(asked["gpus"]) / nodes)
@@ -132,6 +178,14 @@ class Profile:
                 next=f"choose another profile with --on, or set resources.{kind}.gpus=0 to run on CPUs",
             )
         _check_shape(kind, int(asked["gpus"]), nodes, ranks, self)
+        hours = float(asked.get("hours") or 0) or float(place.hours or 0)
+        if place.max_hours and hours > place.max_hours:
+            raise ClusterError(
+                f"a {kind} job asks for {hours:g} hours",
+                where=f"resources.{kind}, profile {self.name}",
+                why=f"max_hours of its partition is {place.max_hours:g}: it would never start",
+                next=f"set resources.{kind}.hours={place.max_hours:g} (jobs resume), or take another partition",
+            )
         ranks_per_node = ranks // nodes
         open_cpus = self.cpus_per_gpu * gpus // ranks_per_node if gpus else place.cpus_per_rank
         return {
@@ -143,7 +197,7 @@ class Profile:
             "ranks_per_node": ranks_per_node,
             "cpus_per_rank": int(asked.get("cpus_per_rank") or 0) or max(1, open_cpus or 1),
             "memory_gib": float(asked.get("memory_gib") or 0) or place.memory_gib,
-            "hours": float(asked.get("hours") or 0) or place.hours,
+            "hours": hours,
         }
 
 
@@ -189,11 +243,11 @@ def _check(profile: Profile, where: str) -> Profile:
         ClusterError: unknown kinds of stage, an impossible array size, or a secret written into the file.
     """
     for kind in profile.stages:
-        if kind not in KINDS:
+        if kind not in PLACES:
             raise ClusterError(
                 f'unknown kind of stage "{kind}"',
                 where=f"stages, {where}",
-                why=nearest(kind, KINDS),
+                why=nearest(kind, PLACES),
                 next="correct or remove it",
             )
     if profile.max_array_size < 1:

@@ -13,10 +13,50 @@ from typing import Any
 
 from hpc.cluster.profile import KINDS, Place, Profile, find_profile
 
+SRUN = ["srun", "--unbuffered", "--kill-on-bad-exit=1", "--wait=0", "--cpu-bind=cores"]
+"""One dead rank ends the step instead of hanging the others; a rank that has nothing left to do may go early; each rank
+keeps its own cores (without it, ranks of a node wander over all of them and share caches and memory channels badly)."""
 
-def command(python: str, *arguments: str | Path) -> str:
-    """The worker's command line, quoted for the shell."""
-    return shlex.join([python, "-u", "-m", "hpc.cluster.worker", *map(str, arguments)])
+
+def line(python: str, module: str, *arguments: str | Path) -> str:
+    """`python -m hpc.cluster.MODULE ARGUMENTS`, quoted. -P: the working folder must not shadow the snapshot."""
+    return shlex.join([python, "-P", "-u", "-m", f"hpc.cluster.{module}", *map(str, arguments)])
+
+
+def body(place: Place, profile: Profile, logs: str, python: str, arguments: str, index: int | None) -> str:
+    """The batch script's own lines: run the ranks; when a start fails, ask what its cause allows.
+
+    Args:
+        logs: folder of the logs, with a closing slash, or empty for the working folder.
+        arguments: the job file and more, quoted for the shell.
+        index: the element of a job that is no array.
+    """
+    element = "${SLURM_ARRAY_TASK_ID:-0}" if index is None else str(index)
+    job = f"{element}-${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}.${{SLURM_RESTART_COUNT:-0}}"
+    srun = f'{shlex.join(SRUN)} --output {logs}"{job}.$HPC_TRY-%t.out"'
+    worker = f"{line(python, 'worker')} {arguments}"
+    if place.container:
+        # the batch shell is outside the container and may have no Python of ours: the mender looks at failures
+        return f"export HPC_TRY=0\n{srun} {contained(place.container, profile)} {worker}"
+    return "\n".join(
+        [
+            "trap : TERM  # a requeue tells this shell too; it must outlive the ranks, which save and leave",
+            "export HPC_TRY=0",
+            f"until {srun} {worker}",
+            "do",
+            f"    {line(python, 'rescue')} {arguments} --code $? || exit",
+            "    HPC_TRY=$((HPC_TRY + 1))",
+            "done",
+        ]
+    )
+
+
+def contained(image: str, profile: Profile) -> str:
+    """srun's options for pyxis, or the command of apptainer, that put the worker into a container."""
+    mounts = [*(f"{r}:{r}" for r in profile.all_roots), *profile.mounts]
+    if profile.container_with == "pyxis":
+        return shlex.join([f"--container-image={image}", f"--container-mounts={','.join(mounts)}"])
+    return shlex.join(["apptainer", "exec", "--nv", "--bind", ",".join(mounts), image])
 
 
 def parameters(
@@ -25,15 +65,20 @@ def parameters(
     profile: Profile,
     *,
     job_name: str,
+    logs: Path,
     indices: list[int] | None = None,
+    index: int = 0,
     dependency: str = "",
+    code: Path | None = None,
 ) -> dict[str, Any]:
     """submitit's parameters for the jobs of one sbatch.
 
     Args:
-        resources: as Profile.resources returns them.
-        indices: array indices; None asks for one plain job.
+        resources: as Profile.resources returns them; `exclude`: nodes to keep away from.
+        logs: folder of the logs.
+        indices: array indices; None asks for one plain job, whose element is `index`.
         dependency: Slurm's text, such as aftercorr:17,afterok:12.
+        code: the snapshot that the job imports; None leaves the job its own.
     """
     place = profile.place(kind)
     return {
@@ -51,11 +96,11 @@ def parameters(
         "stderr_to_stdout": True,
         "wckey": None,
         "map_count": len(indices) if indices is not None else None,
-        "setup": setup(place, profile),
-        # one dead rank ends the job instead of hanging the others; a rank that has nothing left to do may go early
-        "srun_args": ["--kill-on-bad-exit=1", "--wait=0"],
+        "setup": setup(kind, profile, code),
+        "use_srun": False,  # our own line: see body()
+        "exclude": ",".join(resources.get("exclude", [])) or None,
         **_gpus(resources, profile),
-        "additional_parameters": _further(place, profile, indices),
+        "additional_parameters": _further(place, profile, indices, logs, index),
     }
 
 
@@ -78,19 +123,25 @@ def _gpus(resources: dict[str, Any], profile: Profile) -> dict[str, Any]:
     return {"gres": f"gpu:{typed}"} if profile.gpu_flag == "gres" else {"gpus_per_node": typed}
 
 
-def _further(place: Place, profile: Profile, indices: list[int] | None) -> dict[str, Any]:
-    own: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+def _further(place: Place, profile: Profile, indices: list[int] | None, logs: Path, index: int) -> dict[str, Any]:
+    name = f"{index}-%j" if indices is None else "%a-%A"
+    own: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "output": str(logs / f"{name}.batch.out")}
     if indices is not None:
         own["array"] = f"{ranges(indices)}%{profile.array_throttle}"
     return {**own, **{k.replace("_", "-"): v for k, v in place.sbatch.items()}}
 
 
-def setup(place: Place, profile: Profile) -> list[str]:
-    """Shell lines before srun; the first makes a failing line end the job."""
+def setup(kind: str, profile: Profile, code: Path | None = None) -> list[str]:
+    """Shell lines before srun; `set -e` makes a failing line end the job."""
+    # the head is what tells a later reader which node it was, whatever fails below
+    head = "======== job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $(date -u +%FT%TZ)"
     return [
+        f'echo "{head}"',
         "set -e",
-        *place.setup,
-        *(f"export {name}={quoted(value)}" for name, value in profile.env.items()),
+        *([f"umask {profile.umask}"] if profile.umask else []),
+        *profile.place(kind).setup,
+        *(f"export {name}={quoted(value)}" for name, value in profile.variables(kind).items()),
+        *([f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"] if code else []),
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # since Slurm 22.05 srun does not take it from sbatch",
     ]
 
@@ -119,8 +170,10 @@ def plain(kind: str, profile: Profile) -> str:
     gpus = {"train": 8, "generate": 1}.get(kind, 0) if profile.node_gpus else 0
     ranks = gpus if kind == "train" else 1
     resources = profile.resources(kind, {"gpus": gpus, "nodes": 1, "ranks": ranks})
-    chosen = parameters(kind, resources, profile, job_name=f"hpc-{kind}")
-    text = sbatch_text(chosen, Path("/LOGS"), command("python") + ' "$@"').replace("/LOGS/", "")
+    chosen = parameters(kind, resources, profile, job_name=f"hpc-{kind}", logs=Path())
+    chosen["additional_parameters"]["output"] = "%j.batch.out"
+    lines = body(profile.place(kind), profile, "", "python", '"$@"', None)
+    text = sbatch_text(chosen, Path(), lines)
     head = (
         f"# {kind} jobs by hand, with the worker that `hpc submit` uses. Edit the parameters for your cluster.\n"
         f"#   hpc submit RECIPE --on slurm --dry-run     writes the job files and prints their names\n"

@@ -8,19 +8,19 @@ in between would leave jobs that wait a minute for a pickle and die. The worker 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
+import shlex
 import shutil
-import sys
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpc import files
+from hpc.cluster import jobfile, local, mend, pieces, queue, script, snapshot
 from hpc.cluster import ledger as ledgers
-from hpc.cluster import local, pieces, queue, script
 from hpc.cluster.cover import UNDECIDED, Cover, Plan, look
 from hpc.cluster.ledger import Intent, Ledger, Piece
 from hpc.cluster.profile import Profile
@@ -34,7 +34,11 @@ SBATCH_S = 120
 
 @dataclass
 class Submission:
-    """What `submit` did: one row per sbatch, and what it left alone because it is there or on its way."""
+    """What `submit` did: one row per sbatch, and what it left alone because it is there, on its way or held.
+
+    held: key -> why a failed stage is not tried again. changed: why jobs were submitted with new options.
+    later: jobs that wait for room in the queue (max_submit). mender: the id of its job.
+    """
 
     name: str
     submission: str
@@ -43,6 +47,10 @@ class Submission:
     published: int = 0
     live: int = 0
     arrays: list[dict[str, Any]] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
+    later: int = 0
+    mender: str = ""
 
     @property
     def jobs(self) -> int:
@@ -54,11 +62,22 @@ class Submission:
         return {**asdict(self), "jobs": self.jobs}
 
 
-def submit(plan: Plan, profile: Profile, *, dry_run: bool = False) -> Submission:
+def submit(
+    plan: Plan,
+    profile: Profile,
+    *,
+    dry_run: bool = False,
+    again: Collection[str] = (),
+    mender: bool = False,
+    rounds: int = 0,
+) -> Submission:
     """Submit what is neither published nor on its way; failed, cancelled and lost jobs are submitted again.
 
     Args:
         dry_run: write the job files and return the texts, but submit nothing.
+        again: keys to try again even if the same exception came twice.
+        mender: called by the mender's job, which tries again only what its cause allows.
+        rounds: how often menders have tried failed jobs of this sweep again.
 
     Raises:
         ClusterError: no Slurm, a root that cannot be written to, sbatch refused (with its text), or another submit of
@@ -69,21 +88,52 @@ def submit(plan: Plan, profile: Profile, *, dry_run: bool = False) -> Submission
     _make_root(profile.root)
     for _ in range(ROUNDS):
         cover = _settled(plan, profile, dry_run)
+        judgement = mend.judge(plan, profile, cover, again=again, mender=mender)
+        if judgement.rebuild:
+            plan = mend.with_makers(plan, profile, judgement.rebuild)
+            cover = look(plan, profile)
+            for key in judgement.rebuild:  # its job is done, and what it published is gone: nobody makes it now
+                cover.live.pop(key, None)
+        if rounds >= mend.ROUNDS:  # only what never ran is still submitted
+            judgement.held |= {k: f"{rounds} rounds of the mender: {c.why}" for k, c in judgement.changes.items()}
         submission = ledgers.new_submission()
         result = Submission(plan["name"], submission, profile.name, dry_run, len(cover.published), len(cover.live))
-        groups = pieces.group(pieces.todo(plan, profile, cover), submission, cover, profile.max_array_size)
+        result.held = judgement.held
+        jobs = pieces.todo(plan, profile, cover, judgement.changes, judgement.held)
+        result.changed = {t.stages[0]["key"]: t.change.why for t in jobs if t.change.why}
+        jobs, result.later = _room(jobs, profile, cover)
+        groups = pieces.group(jobs, submission, cover, profile.max_array_size)
         if not groups:
             return result
-        rows = [_write(plan, profile, submission, g) for g in groups]
-        intent = Intent(submission, plan["name"], profile.name, profile.kind, rows, path=ledgers.absolute(plan))
+        code = snapshot.take(profile.root)
+        rows = [jobfile.write(plan, profile, submission, g, code) for g in groups]
+        last = [jobfile.write_plan(plan, profile, submission, rounds + bool(result.changed))] if _mends(profile) else []
+        intent = Intent(
+            submission, plan["name"], profile.name, profile.kind, [*rows, *last], path=ledgers.absolute(plan)
+        )
         if dry_run or _announce(intent, profile, cover):
             if not dry_run:
                 _take_over(cover, groups, profile)
-            send = _local if profile.kind == "local" else _slurm
-            send(result, profile, groups, rows, cover)
+            if profile.kind == "local":
+                _local(result, profile, groups, rows)
+            else:
+                _slurm(result, profile, groups, [*rows, *last], cover, code)
             return result
         time.sleep(random.uniform(0.2, 2.0))  # two that met must not meet again
     raise _busy(profile, f"{ROUNDS} times another one began at the same moment")
+
+
+def _mends(profile: Profile) -> bool:
+    return profile.kind == "slurm" and profile.mend
+
+
+def _room(jobs: list[pieces.Todo], profile: Profile, cover: Cover) -> tuple[list[pieces.Todo], int]:
+    """The jobs that the queue has room for, parents first, and how many must wait for the mender."""
+    if profile.max_submit is None or profile.kind == "local":
+        return jobs, 0
+    live = len({j.element for j in cover.live.values()})
+    room = max(0, profile.max_submit - live - _mends(profile))
+    return jobs[:room], len(jobs[room:])
 
 
 def _make_root(root: Path) -> None:
@@ -103,9 +153,9 @@ def _make_root(root: Path) -> None:
 
 def texts(plan: Plan, profile: Profile) -> list[str]:
     """The sbatch scripts that submitting `plan` to an empty root would use, parents first. Touches nothing."""
-    empty = Cover()
+    empty, code = Cover(), profile.root / "code" / "SNAPSHOT"
     groups = pieces.group(pieces.todo(plan, profile, empty), "SUBMISSION", empty, profile.max_array_size)
-    return [_text(profile, "SUBMISSION", g, _dependency(g, {})) for g in groups]
+    return [_text(profile, "SUBMISSION", g, _dependency(g, {}), f"PLAN.{g.name}.SUBMISSION", code) for g in groups]
 
 
 def _settled(plan: Plan, profile: Profile, dry_run: bool, *, patience_s: float = 60.0) -> Cover:
@@ -172,57 +222,8 @@ def _take_over(cover: Cover, groups: list[pieces.Piece], profile: Profile) -> No
     queue.cancel(sorted({j.job_id for j in old if j.queued and j.job_id}))
 
 
-def _write(plan: Plan, profile: Profile, submission: str, group: pieces.Piece) -> Piece:
-    """The job file of a piece; returns its row for the intent."""
-    place, first = profile.place(group.kind), group.jobs[0]
-    runs = _run_names(plan)
-    document = {
-        "submission": submission,
-        "piece": group.name,
-        "kind": group.kind,
-        "plan": plan["name"],
-        "profile": profile.name,
-        "roots": [str(r) for r in profile.all_roots],
-        "resources": first.resources,
-        "max_restarts": profile.max_restarts,
-        "python": place.python,
-        "setup": place.setup,
-        "env": profile.env,
-        "elements": {str(t.index): _element(t, submission, runs) for t in group.jobs},
-    }
-    jobfile = _folder(profile, submission) / f"{group.name}.json"
-    files.write_text(jobfile, json.dumps(document) + "\n")
-    elements = {t.index: {"stages": [s["key"] for s in t.stages], "needs": t.needs} for t in group.jobs}
-    name = f"{plan['name']}.{group.name}.{submission.rpartition('-')[2]}".replace("|", "_").replace(",", "_")
-    return Piece(group.name, group.kind, name, str(jobfile), elements)
-
-
-def _element(each: pieces.Todo, submission: str, runs: dict[str, str]) -> dict[str, Any]:
-    after = [pieces.element(p, submission) for p in each.parents]
-    return {
-        "stages": [{**s, "run": runs.get(s["key"], s["recipe"])} for s in each.stages],
-        "after": [list(a) for a in after],
-        "needs": each.needs,
-    }
-
-
-def _run_names(plan: Plan) -> dict[str, str]:
-    """For W&B: key -> RUN-STAGE[-TASK] for a stage of one run, RECIPE-STAGE[-TASK] for one that several share."""
-    users: dict[str, list[str]] = {}
-    for run in plan["runs"]:
-        for keys in run["stages"].values():
-            for key in keys.values() if isinstance(keys, dict) else [keys]:
-                users.setdefault(key, []).append(run["name"])
-    named = {s["key"]: users[s["key"]][0] if len(users.get(s["key"], [])) == 1 else s["recipe"] for s in plan["stages"]}
-    return {s["key"]: "-".join(filter(None, [named[s["key"]], s["stage"], s["task"]])) for s in plan["stages"]}
-
-
-def _folder(profile: Profile, submission: str) -> Path:
-    return profile.root / "jobs" / submission
-
-
-def _local(result: Submission, profile: Profile, groups: list[pieces.Piece], rows: list[Piece], cover: Cover) -> None:
-    folder = _folder(profile, result.submission)
+def _local(result: Submission, profile: Profile, groups: list[pieces.Piece], rows: list[Piece]) -> None:
+    folder = jobfile.folder(profile, result.submission)
     files.write_json(
         folder / "submission.json",
         {
@@ -238,26 +239,55 @@ def _local(result: Submission, profile: Profile, groups: list[pieces.Piece], row
         local.launch(folder)
 
 
-def _slurm(result: Submission, profile: Profile, groups: list[pieces.Piece], rows: list[Piece], cover: Cover) -> None:
+def _slurm(
+    result: Submission, profile: Profile, groups: list[pieces.Piece], rows: list[Piece], cover: Cover, code: Path
+) -> None:
+    """One sbatch per piece, then the mender's."""
     ids = {j.element[:2]: j.job_id.partition("_")[0] for j in cover.jobs if j.job_id}
-    for number, (group, row) in enumerate(zip(groups, rows, strict=True)):
+    for number, group in enumerate(groups):
         dependency = _dependency(group, ids)
-        text = _text(profile, result.submission, group, dependency, row)
-        result.arrays.append({**_row(group, row, text), "dependency": dependency})
+        chosen = _parameters(profile, result.submission, group, dependency, rows[number].job_name, code)
+        body = _body(profile, result.submission, group)
+        logs = jobfile.logs(profile, result.submission, group.name)
+        text = script.sbatch_text(chosen, logs, body)
+        result.arrays.append({**_row(group, rows[number], text), "dependency": dependency})
         if not result.dry_run:
-            job_id = _send(profile, result.submission, group, dependency, rows[number:])
+            job_id = _send(profile, result.submission, chosen, body, logs, rows[number:])
             ids[(result.submission, group.name)] = result.arrays[-1]["job_id"] = job_id
+    if len(rows) > len(groups) and not result.dry_run:
+        live = {j.job_id.partition("_")[0] for j in cover.live.values() if j.job_id}
+        waits = sorted({*live, *(a["job_id"] for a in result.arrays)}, key=int)
+        result.mender = _send_mender(profile, result.submission, rows[-1], waits, code)
 
 
-def _send(profile: Profile, submission: str, group: pieces.Piece, dependency: str, rows: list[Piece]) -> str:
+def _send_mender(profile: Profile, submission: str, row: Piece, waits: list[str], code: Path) -> str:
+    resources = profile.resources(jobfile.MENDER, {"gpus": 0, "nodes": 1, "ranks": 1})
+    logs = jobfile.logs(profile, submission, row.name)
+    chosen = script.parameters(
+        jobfile.MENDER,
+        resources,
+        profile,
+        job_name=row.job_name,
+        logs=logs,
+        dependency=f"afterany:{':'.join(waits)}",
+        code=code,
+    )
+    body = script.line(profile.place(jobfile.MENDER).python or "", "mend", row.jobfile)
+    return _send(profile, submission, chosen, body, logs, [row])
+
+
+def _send(profile: Profile, submission: str, chosen: dict[str, Any], body: str, logs: Path, rows: list[Piece]) -> str:
     """sbatch for the first of `rows`, the pieces that are left; its id goes into the ledger. Refused, it ends them all.
 
     Raises:
         ClusterError: sbatch refused, or another submit has replaced this piece meanwhile (the job is cancelled).
     """
+    from hpc.cluster import door  # submitit: 0.1 s, only where something is submitted
+
     ledger = Ledger(profile.root)
     try:
-        job_id = _sbatch(profile, submission, group, dependency, rows[0])
+        logs.mkdir(parents=True, exist_ok=True)
+        job_id = door.send(chosen, logs, body, SBATCH_S)
     except ClusterError:
         for rest in rows:
             ledger.decide(submission, rest.name, {"replaced": "sbatch refused"})
@@ -296,33 +326,32 @@ def _dependency(group: pieces.Piece, ids: dict[tuple[str, str], str]) -> str:
     return ",".join([*(f"aftercorr:{base(c)}" for c in waits.corr), *(["afterok:" + ":".join(ok)] if ok else [])])
 
 
-def _parameters(profile: Profile, group: pieces.Piece, dependency: str, job_name: str) -> dict[str, Any]:
-    indices = [t.index for t in group.jobs] if len(group.jobs) > 1 else None
+def _parameters(
+    profile: Profile, submission: str, group: pieces.Piece, dependency: str, job_name: str, code: Path
+) -> dict[str, Any]:
     return script.parameters(
-        group.kind, group.jobs[0].resources, profile, job_name=job_name, indices=indices, dependency=dependency
+        group.kind,
+        group.jobs[0].resources,
+        profile,
+        job_name=job_name,
+        logs=jobfile.logs(profile, submission, group.name),
+        indices=[t.index for t in group.jobs] if len(group.jobs) > 1 else None,
+        index=group.jobs[0].index,
+        dependency=dependency,
+        code=code,
     )
 
 
-def _line(profile: Profile, submission: str, group: pieces.Piece) -> str:
-    alone = ["--index", str(group.jobs[0].index)] if len(group.jobs) == 1 else []
-    jobfile = _folder(profile, submission) / f"{group.name}.json"
-    return script.command(profile.place(group.kind).python or sys.executable, jobfile, *alone)
+def _body(profile: Profile, submission: str, group: pieces.Piece) -> str:
+    """The batch script's own lines for a piece."""
+    place, index = profile.place(group.kind), group.jobs[0].index if len(group.jobs) == 1 else None
+    path = jobfile.folder(profile, submission) / f"{group.name}.json"
+    arguments = shlex.join([str(path), *(["--index", str(index)] if index is not None else [])])
+    logs = shlex.quote(f"{jobfile.logs(profile, submission, group.name)}/")
+    return script.body(place, profile, logs, place.python or "", arguments, index)
 
 
-def _text(profile: Profile, submission: str, group: pieces.Piece, dependency: str, row: Piece | None = None) -> str:
-    chosen = _parameters(profile, group, dependency, row.job_name if row else f"PLAN.{group.name}.SUBMISSION")
-    return script.sbatch_text(chosen, _logs(profile, submission, group), _line(profile, submission, group))
-
-
-def _logs(profile: Profile, submission: str, group: pieces.Piece) -> Path:
-    return profile.root / "logs" / submission / group.name
-
-
-def _sbatch(profile: Profile, submission: str, group: pieces.Piece, dependency: str, row: Piece) -> str:
-    """Call sbatch through submitit; returns the job id."""
-    from hpc.cluster import door  # submitit: 0.1 s, only where something is submitted
-
-    chosen = _parameters(profile, group, dependency, row.job_name)
-    logs = _logs(profile, submission, group)
-    logs.mkdir(parents=True, exist_ok=True)
-    return door.send(chosen, logs, _line(profile, submission, group), SBATCH_S)
+def _text(profile: Profile, submission: str, group: pieces.Piece, dependency: str, name: str, code: Path) -> str:
+    chosen = _parameters(profile, submission, group, dependency, name, code)
+    logs = jobfile.logs(profile, submission, group.name)
+    return script.sbatch_text(chosen, logs, _body(profile, submission, group))

@@ -1,9 +1,9 @@
 """The job side: makes the artifacts of one job, in order. Slurm, the local runner and sbatch/*.sbatch run this line:
 
-    python -m hpc.cluster.worker JOBFILE [--index N]
+    python -P -u -m hpc.cluster.worker JOBFILE [--index N]
 
 For each stage: skip if published, claim an attempt, find the inputs, run the stage's function, publish. Exit codes: 0
-done (or requeued), 1 a stage failed, 4 another attempt has taken over, 75 (local) start me again.
+done (or requeued), 1 a stage failed, 4 another attempt has taken over, 75 (local) start me again, 87 hung.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ import ctypes
 import importlib
 import os
 import platform
-import re
+import resource
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from hpc import artifact, files
 from hpc.artifact import Superseded, Work
-from hpc.cluster import hosts
-from hpc.cluster.ledger import Element, Ledger, create
-from hpc.cluster.local import RESTART
+from hpc.cluster import hosts, rescue
+from hpc.cluster.ledger import Ledger, create
+from hpc.cluster.requeue import LEFT, requeue
+from hpc.cluster.shift import Shift, Spec, now, read
+from hpc.cluster.watchdog import HUNG, Watchdog
 from hpc.errors import StageError
 from hpc.recipe import schema, typed
 
@@ -46,54 +45,17 @@ CONFIGS: dict[str, type] = {
     "generate": schema.Generate,
     "grade": schema.Grade,
 }
-LEFT = 4
-"""Exit code of a job whose work was given to another: not a failure, but nothing that may follow it."""
-SCONTROL_S = 30
-"""Time for an answer of scontrol: there are two calls before the time limit or a preemption ends the job."""
-
-Spec = dict[str, Any]
+PRESET = {
+    "NCCL_DEBUG": "WARN",  # NCCL's own words about a failure; without them only its victims speak
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # a failed collective ends the rank instead of hanging it
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # device numbers as nvidia-smi and Slurm count them
+    "TOKENIZERS_PARALLELISM": "false",  # ranks share the cores, and forks after threads warn
+}
+"""Variables of every job, where the user has not set them."""
 
 
 class Interrupted(BaseException):
     """USR2 or TERM arrived: the time limit is near, or the job is preempted."""
-
-
-@dataclass(frozen=True)
-class Shift:
-    """One rank of one start of one job."""
-
-    jobfile: Path
-    document: dict[str, Any]
-    index: int
-    rank: int
-    world_size: int
-    job_id: str
-    restart: int
-
-    @cached_property
-    def roots(self) -> list[Path]:
-        """Own root first, then the shared ones."""
-        return [Path(r) for r in self.document["roots"]]
-
-    @property
-    def specs(self) -> list[Spec]:
-        """The stages to make, in order. Ranks above 0 take part in the job's own kind of stage alone."""
-        rows: list[Spec] = self.document["elements"][str(self.index)]["stages"]
-        return [s for s in rows if self.rank == 0 or s["stage"] == self.document["kind"]]
-
-    @property
-    def element(self) -> Element:
-        """Its place in the ledger."""
-        return self.document["submission"], self.document["piece"], self.index
-
-    @property
-    def name(self) -> str:
-        """PIECE.INDEX.JOB.RESTART: unique among all starts of a submission."""
-        return f"{self.document['piece']}.{self.index}.{self.job_id}.{self.restart}"
-
-    def note(self, spec: Spec) -> Path:
-        """Where rank 0 tells the other ranks of this start what it decided about a stage."""
-        return self.jobfile.parent / "notes" / f"{self.name}.{spec['stage']}.{spec['key']}.json"
 
 
 def main() -> int:
@@ -103,7 +65,7 @@ def main() -> int:
     parser.add_argument("--index", type=int, default=None, help="which job of the file (default: the array index)")
     options = parser.parse_args()
     follow_runner()
-    shift = start(options.jobfile, options.index)
+    shift = read(options.jobfile, options.index)
     prepare(shift)
     signal.signal(signal.SIGUSR2, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -111,31 +73,16 @@ def main() -> int:
         return follow(shift)
     try:
         return lead(shift)
-    except _interrupts():
-        return requeue(shift)
-
-
-def start(jobfile: Path, index: int | None) -> Shift:
-    """This rank, from the job file and the variables that srun (or the local runner) sets."""
-    env = os.environ
-    document = files.read_json(jobfile)
-    chosen = index if index is not None else int(env.get("SLURM_ARRAY_TASK_ID", min(map(int, document["elements"]))))
-    job_id = env.get("SLURM_ARRAY_JOB_ID") or env.get("SLURM_JOB_ID") or f"local-{env.get('HPC_RUNNER', os.getpid())}"
-    return Shift(
-        jobfile,
-        document,
-        chosen,
-        int(env.get("SLURM_PROCID", 0)),
-        int(env.get("SLURM_NTASKS", 1)),
-        job_id,
-        int(env.get("SLURM_RESTART_COUNT", 0)),
-    )
+    except _interrupts() as error:
+        return requeue(shift, str(error))
 
 
 def prepare(shift: Shift) -> None:
     """Variables that libraries read when they are imported."""
     resources = shift.document["resources"]
     os.environ.update(hosts.rendezvous(os.environ))
+    for name, value in PRESET.items():
+        os.environ.setdefault(name, value)
     # one thread a rank on CPUs: ranks share the cores, and sums of floats keep their order
     os.environ.setdefault("OMP_NUM_THREADS", str(resources["cpus_per_rank"] if resources["gpus"] else 1))
     if not resources["gpus"]:
@@ -163,86 +110,19 @@ def _interrupts() -> tuple[type[BaseException], ...]:
     return (Interrupted,) if loop is None else (Interrupted, loop.Interrupted)
 
 
-def requeue(shift: Shift) -> int:
-    """Ask to be started again later, unless the job was cancelled; returns the exit code."""
-    for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if why := Ledger(shift.roots[0]).withdrawn.get(shift.element, ""):
-        return _end(shift, "left", LEFT, f"this job leaves: {why}")
-    if shift.restart >= shift.document["max_restarts"]:
-        why = f"giving up after {shift.restart} restarts (max_restarts of the profile)"
-        return _end(shift, "failed", 1, f"interrupted: {why}")
-    if "SLURM_JOB_ID" not in os.environ:
-        return _end(shift, "requeued", RESTART, "interrupted: asking to be started again")
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{shift.job_id}_{task}" if task else shift.job_id
-    try:
-        fate = doing(_scontrol("show", "job", job, "-o").stdout, shift.restart)
-        if fate == "cancelled":
-            return _end(shift, "left", LEFT, f"job {job} was cancelled: it leaves")
-        if fate == "requeued":
-            return _end(shift, "requeued", 0, f"Slurm itself starts job {job} again")
-        _end(shift, "requeued", 0, f"scontrol requeue {job}")
-        done = _scontrol("requeue", job)
-    except (subprocess.TimeoutExpired, FileNotFoundError) as error:
-        return _end(shift, "failed", 1, f"not requeued, hpc submit resumes it: {error}")
-    if done.returncode and "pending" not in done.stderr.lower():  # pending: Slurm or another rank was faster
-        return _end(shift, "failed", 1, f"not requeued, hpc submit resumes it: {done.stderr.strip()}")
-    return 0
-
-
-def doing(shown: str, restart: int) -> str:
-    """What Slurm is doing to a job that was told to stop: cancelled, requeued, or nothing final (empty).
-
-    Args:
-        shown: the line of `scontrol show job ID -o`. A job that is being cancelled, requeued by others or timed out
-            says COMPLETING while its processes live: a requeue has raised Restarts, a time-out has used the limit up.
-        restart: SLURM_RESTART_COUNT of this start.
-    """
-    fields = dict(word.partition("=")[::2] for word in shown.split())
-    state = fields.get("JobState", "")
-    if state not in ("CANCELLED", "COMPLETING"):
-        return ""
-    if state == "COMPLETING" and int(fields.get("Restarts", 0)) > restart:
-        return "requeued"
-    limit_s, run_s = seconds(fields.get("TimeLimit", "")), seconds(fields.get("RunTime", ""))
-    return "" if state == "COMPLETING" and limit_s is not None and (run_s or 0) >= limit_s else "cancelled"
-
-
-def seconds(text: str) -> int | None:
-    """Slurm's [DAYS-]HH:MM:SS in seconds; None for UNLIMITED and the like."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if match is None:
-        return None
-    days, hours, minutes, rest = (int(g or 0) for g in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
-
-
-def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=SCONTROL_S)
-
-
-def _end(shift: Shift, state: str, code: int, words: str) -> int:
-    """Say how this start ends, rank 0 for all; returns the exit code."""
-    print(f"hpc: {words}", flush=True)
-    if shift.rank == 0:
-        _report(shift, state)
-    return code
-
-
 def lead(shift: Shift) -> int:
     """Rank 0: decide, make and publish every stage. A failed stage stops only those that need it."""
     if why := _forbidden(shift):
         print(f"hpc: this job leaves: {why}", flush=True)
-        _report(shift, "left", {"": why})
+        shift.report("left", {"": why})
         return LEFT
-    _report(shift, "running")
+    shift.report("running")
     outcome: dict[str, str] = {}
     for spec in shift.specs:
         outcome[spec["key"]] = _make(shift, spec, outcome)
-        _report(shift, "running", outcome)
+        shift.report("running", outcome)
     left, failed = "left" in outcome.values(), {"failed", "blocked"} & set(outcome.values())
-    _report(shift, "failed" if failed else "left" if left else "done", outcome)
+    shift.report("failed" if failed else "left" if left else "done", outcome)
     return 1 if failed else LEFT if left else 0
 
 
@@ -265,12 +145,15 @@ def _make(shift: Shift, spec: Spec, outcome: dict[str, str]) -> str:
     if any(outcome.get(i.get("key", ""), "done") != "done" for i in spec["inputs"].values()):
         _tell(shift, spec, None)
         return "blocked"
-    attempt = artifact.claim(shift.roots[0], spec["stage"], spec["key"])
-    _head(shift, spec, attempt)
-    _tell(shift, spec, attempt)
+    attempt: Path | None = None
     try:
-        work = _work(shift, spec, attempt)
-        counts = function(spec["stage"])(work)
+        attempt = artifact.claim(shift.roots[0], spec["stage"], spec["key"])
+        _head(shift, spec, attempt)
+        _tell(shift, spec, attempt)
+        began, work = time.monotonic(), _work(shift, spec, attempt)
+        with _watched(shift, spec, work):
+            counts = function(spec["stage"])(work)
+        files.write_json(work.out / "usage.json", usage(time.monotonic() - began))
         first = artifact.publish(work, shift.roots[0], inputs=_names(spec), counts=counts)
     except Superseded as error:
         print(f"hpc: {error}", flush=True)
@@ -278,7 +161,7 @@ def _make(shift: Shift, spec: Spec, outcome: dict[str, str]) -> str:
     except Exception as error:  # the outermost frame: whatever it is, it is written down and reaches Slurm
         if isinstance(error, _interrupts()):
             raise
-        _fail(shift, spec, attempt, error)
+        _fail(shift, spec, attempt, type(error).__name__, str(error), traceback.format_exc())
         return "failed"
     print(f"hpc: {spec['stage']} {spec['key']} {'published' if first else 'discarded: another was first'}", flush=True)
     return "done"
@@ -290,18 +173,38 @@ def follow(shift: Shift) -> int:
     try:
         for spec in shift.specs:
             if (attempt := _heard(shift, spec)) is not None:
-                function(spec["stage"])(_work(shift, spec, attempt))
+                work = _work(shift, spec, attempt)
+                with _watched(shift, spec, work):
+                    function(spec["stage"])(work)
     except Superseded:
         return 0
-    except Interrupted:  # outside the train loop: rank 0 may wait for this rank, so it must not go silently
-        return requeue(shift)
+    except Interrupted as error:  # outside the train loop: rank 0 may wait for this rank: no silent leave
+        return requeue(shift, str(error))
     except _interrupts():
         return 0
     except Exception as error:  # noqa: BLE001 - the outermost frame of this rank
         if attempt is not None:
-            _fail(shift, spec, attempt, error)
+            _fail(shift, spec, attempt, type(error).__name__, str(error), traceback.format_exc())
         return 1
     return 0
+
+
+def _watched(shift: Shift, spec: Spec, work: Work) -> Watchdog:
+    def failed(message: str) -> None:
+        _fail(shift, spec, work.attempt, "Hung", message, "", HUNG)
+
+    return Watchdog(work, shift.document["hang_s"], failed)
+
+
+def usage(seconds: float) -> dict[str, float | None]:
+    """What rank 0 took: seconds, GiB of host memory at most, GiB of GPU memory at most (null without a GPU)."""
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch is not None and torch.cuda.is_initialized() else None
+    return {
+        "seconds": round(seconds, 3),
+        "peak_host_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        "peak_gpu_gib": None if gpu is None else round(gpu, 3),
+    }
 
 
 def function(stage: str) -> Callable[[Work], dict[str, Any]]:
@@ -312,7 +215,8 @@ def function(stage: str) -> Callable[[Work], dict[str, Any]]:
 
 def _work(shift: Shift, spec: Spec, attempt: Path) -> Work:
     kind = CONFIGS.get(spec["stage"])
-    config = typed.build(kind, spec["config"], where=f"{spec['stage']} {spec['key']}") if kind else spec["config"]
+    chosen = {**spec["config"], **rescue.changed(shift.jobfile, shift.index).get(spec["stage"], {})}
+    config = typed.build(kind, chosen, where=f"{spec['stage']} {spec['key']}") if kind else chosen
     inputs = {name: _input(shift, source) for name, source in spec["inputs"].items()}
     older = [p for p in reversed(artifact.attempts(attempt.parent)) if int(p.name) < int(attempt.name)]
     return Work(
@@ -328,6 +232,7 @@ def _work(shift: Shift, spec: Spec, attempt: Path) -> Work:
         world_size=shift.world_size,
         run_name=str(spec.get("run", spec["recipe"])),
         sweep=shift.document["plan"],
+        tags=spec.get("tags", []),
     )
 
 
@@ -360,10 +265,12 @@ def _head(shift: Shift, spec: Spec, attempt: Path) -> None:
         "index": shift.index,
         "job_id": shift.job_id,
         "restart": shift.restart,
+        "try": shift.attempt,
+        "code": artifact.code()["digest"],
         "host": platform.node(),
         "pid": os.getpid(),
         "ranks": shift.world_size,
-        "started": _now(),
+        "started": now(),
     }
     files.write_json(attempt / "attempt.json", row)
     print(
@@ -390,34 +297,27 @@ def _heard(shift: Shift, spec: Spec) -> Path | None:
     return Path(attempt) if attempt else None
 
 
-def _fail(shift: Shift, spec: Spec, attempt: Path, error: Exception) -> None:
-    """failure.json in the attempt (failure.RANK.json above rank 0): what `hpc status` reads."""
+def _fail(shift: Shift, spec: Spec, attempt: Path | None, kind: str, message: str, trace: str, code: int = 1) -> None:
+    """failure.json in the attempt (failure.RANK.json above rank 0): what `hpc status` and `hpc why` read."""
     row = {
-        "type": type(error).__name__,
-        "message": str(error),
-        "traceback": traceback.format_exc(),
+        "type": kind,
+        "message": message,
+        "traceback": trace,
         "stage": spec["stage"],
         "key": spec["key"],
         "host": platform.node(),
+        "rank": shift.rank,
         "job": shift.name,
-        "exit": 1,
-        "at": _now(),
+        "exit": code,
+        "at": now(),
+        "time": time.time(),  # which rank was first
     }
-    print(row["traceback"], file=sys.stderr, flush=True)
-    files.write_json(attempt / (f"failure.{shift.rank}.json" if shift.rank else "failure.json"), row)
-
-
-def _report(shift: Shift, state: str, stages: dict[str, str] | None = None) -> None:
-    """state/PIECE.INDEX.JOB.RESTART.json beside the job file: the truth where Slurm keeps no accounts."""
-    folder = shift.jobfile.parent / "state"
-    files.write_json(
-        folder / f"{shift.name}.json",
-        {"state": state, "stages": stages or {}, "host": platform.node(), "at": _now(), "restart": shift.restart},
-    )
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    print(trace or f"{kind}: {message}", file=sys.stderr, flush=True)
+    try:
+        if attempt is not None:
+            files.write_json(attempt / (f"failure.{shift.rank}.json" if shift.rank else "failure.json"), row)
+    except OSError as error:  # the disk may be what failed; the log has the traceback
+        print(f"hpc: cannot write the failure down: {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

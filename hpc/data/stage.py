@@ -73,8 +73,9 @@ def counter(tokenizer: str, work: Work) -> Count:
         return lambda text: len(text.split())
     from transformers import AutoTokenizer
 
-    place = Path(work.inputs.get(tokenizer, tokenizer))
-    loaded = AutoTokenizer.from_pretrained(place / "model" if (place / "model").is_dir() else str(place))
+    place = work.inputs.get("tokenizer", tokenizer)  # org/name@COMMIT, or a folder
+    name, _, revision = (str(place), "", "") if Path(place).exists() else str(place).partition("@")
+    loaded = AutoTokenizer.from_pretrained(name, revision=revision or None)
     return lambda text: len(loaded(text, add_special_tokens=False).input_ids)
 
 
@@ -107,6 +108,7 @@ def _unique(examples: Sequence[Example]) -> tuple[list[Example], int]:
 def _filtered(pool: list[Example], filters: Sequence[Spec], work: Work, report: dict[str, Any]) -> list[Example]:
     rows = []
     for spec in filters:
+        work.beat()
         test = make("filter", spec, work.inputs)
         reasons: Counter[str] = Counter()
         kept = []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from hpc.errors import StageError, nearest
 from hpc.infer.vocabulary import Vocabulary
+
+
+def silent() -> None:
+    """Nobody listens to the engine's beats."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,13 @@ class Setup:
 
 
 class Engine(Protocol):
-    """A loaded model. `vocabulary` is its tokenizer with the stops it knows (hpc.infer.vocabulary)."""
+    """A loaded model. `vocabulary` is its tokenizer with the stops it knows (hpc.infer.vocabulary).
+
+    `beat` is called whenever tokens have come; a stage puts its own there.
+    """
 
     vocabulary: Vocabulary
+    beat: Callable[[], None]
     context_tokens: int
     num_parameters: int
 

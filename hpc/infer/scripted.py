@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hpc.infer.engine import Completion, Request, before_stop
+from hpc.infer.engine import Completion, Request, before_stop, silent
 from hpc.infer.vocabulary import Vocabulary
 
 
@@ -16,6 +16,7 @@ class ScriptedEngine:
     """
 
     num_parameters = 1000
+    beat = staticmethod(silent)
 
     def __init__(self, vocabulary: Vocabulary, script: Callable[[str], str], context_tokens: int = 10_000) -> None:
         self.vocabulary, self.script, self.context_tokens = vocabulary, script, context_tokens

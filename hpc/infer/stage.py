@@ -92,8 +92,10 @@ def run(work: Work) -> dict[str, Any]:
         if number not in chunks:
             work.check_live()
             engine = timing.open(_setup(work, settings))
+            engine.beat = work.beat
             chunks[number] = timing.measure(number, partial(_generate, work, engine, form, chunk))
             _append(work, number, chunks[number])
+            work.beat(sum(map(len, chunks.values())), len(questions) * settings.num_samples)
             log.info("%s: chunk %d, %d samples, %s", work.what["task"]["name"], number, len(chunk), timing)
     rows = [row for number in sorted(chunks) for row in chunks[number]]
     counts = _write(work, rows, timing, len(questions), reused)

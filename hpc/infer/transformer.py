@@ -7,7 +7,7 @@ exact tie between two tokens can fall the other way (in bf16 that happens, in fp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from hpc.infer.attention import make_cache, use_grouped_attention
-from hpc.infer.engine import Completion, Request, Setup, before_stop
+from hpc.infer.engine import Completion, Request, Setup, before_stop, silent
 from hpc.infer.vocabulary import Vocabulary, open_vocabulary, split_reference
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -41,6 +41,7 @@ class TransformersEngine:
         self.context_tokens = min(setup.context_tokens or own_limit, own_limit)
         self.num_parameters = int(model.num_parameters())
         self.batch_size = setup.batch_size
+        self.beat: Callable[[], None] = silent
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -49,7 +50,7 @@ class TransformersEngine:
         done: dict[int, Completion] = {}
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            batch = Batch(self.vocabulary, self.model, [requests[i] for i in rows], self.device)
+            batch = Batch(self.vocabulary, self.model, [requests[i] for i in rows], self.device, self.beat)
             done.update(zip(rows, batch.run(), strict=True))
         return [done[i] for i in range(len(requests))]
 
@@ -63,8 +64,15 @@ class TransformersEngine:
 class Batch:
     """Requests decoded together. B: rows still in the cache, P: padded prompt, L: tokens so far, V: vocabulary."""
 
-    def __init__(self, vocabulary: Vocabulary, model: Any, requests: Sequence[Request], device: torch.device) -> None:
-        self.vocabulary, self.model, self.device = vocabulary, model, device
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        model: Any,
+        requests: Sequence[Request],
+        device: torch.device,
+        beat: Callable[[], None] = silent,
+    ) -> None:
+        self.vocabulary, self.model, self.device, self.beat = vocabulary, model, device, beat
         self.requests = requests
         self.drawn: list[list[int]] = [[] for _ in requests]
         self.ends: list[Completion | None] = [None] * len(requests)
@@ -91,6 +99,7 @@ class Batch:
             )
             tokens_B = self._choose(output.logits[:, -1].float(), step)
             alive = self._take(tokens_B.tolist())
+            self.beat()
             step += 1
             ids_BP, positions_BP = tokens_B[:, None], positions_BP[:, -1:] + 1
             if len(alive) < KEEP_SHARE * len(self.rows):

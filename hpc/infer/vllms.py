@@ -13,11 +13,12 @@ import ctypes
 import importlib.util
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import StringIO
 from typing import Any, Literal
 
 from hpc.errors import StageError
-from hpc.infer.engine import Completion, Request, Setup, before_stop
+from hpc.infer.engine import Completion, Request, Setup, before_stop, silent
 from hpc.infer.vocabulary import count_parameters, open_vocabulary, split_reference
 
 ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
@@ -53,13 +54,14 @@ class VllmEngine:
             **({"gpu_memory_utilization": setup.gpu_memory_fraction} if num_gpus else {}),
         )
         self.context_tokens = int(self.llm.llm_engine.model_config.max_model_len)
+        self.beat: Callable[[], None] = silent
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """The continuations of `requests`, in their order."""
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(r.prompt_ids)} for r in requests],
             [_sampling(r) for r in requests],
-            use_tqdm=False,
+            use_tqdm=_pulse(self.beat),
         )
         return [self._completion(r, o.outputs[0]) for r, o in zip(requests, outputs, strict=True)]
 
@@ -84,6 +86,21 @@ class VllmEngine:
                 next="hpc submit again: finished chunks are kept",
             )
         return Completion(drawn, words.decode(drawn), "length", "", len(drawn))
+
+
+def _pulse(beat: Callable[[], None]) -> Callable[..., Any]:
+    """A progress bar that shows nothing and beats at every finished request: vLLM has no other hook in a long call."""
+    from tqdm import tqdm
+
+    class Pulse(tqdm):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **{**settings, "file": StringIO(), "mininterval": 3600})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            beat()
+            return super().update(n)
+
+    return Pulse
 
 
 def _sampling(request: Request) -> Any:

@@ -66,6 +66,7 @@ def run_step(
         loss = weighted_cross_entropy(logits_BLV, ids_BL, weights_BL)
         trainer.backward(loss, scale_wrt_gas=False)
         trainer.step()
+        work.beat()
         total += float(loss.detach())
     summed, asked = team.sum([total, float(stop.asked)])
     return summed / team.world_size, asked > 0
@@ -85,7 +86,7 @@ def learning_rate(settings: Train, step: int, num_steps: int) -> float:
 class Log:
     """metrics.jsonl, W&B and the progress lines of rank 0; other ranks keep quiet.
 
-    A row: step (from 1), loss of that step, lr, grad_norm (before clipping), tokens (trained so far), tokens_per_s
+    A row: step (from 1) of steps, its loss, lr, grad_norm (before clipping), tokens (trained so far), tokens_per_s
     (prompts too, since the row before), seconds (training so far, attempts before this one included).
     """
 
@@ -109,6 +110,7 @@ class Log:
         now = time.monotonic()
         row = {
             "step": done,
+            "steps": last,
             "loss": loss,
             "lr": learning_rate(self.settings, step, last),
             "grad_norm": grad_norm,
@@ -135,6 +137,7 @@ class Log:
             {**asdict(work.config), "seed": work.seed, "key": work.key},
             wandb=track.wandb_wanted(),
             run_id=work.key,
+            tags=work.tags,
             folder=work.attempt,
         )
         self.tracker.carry(carried)

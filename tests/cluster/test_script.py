@@ -37,19 +37,55 @@ def test_a_train_array_on_two_nodes(tmp_path):
     )
     profile = find_profile(str(path))
     resources = profile.resources("train", {"gpus": 16, "nodes": 2, "ranks": 16})
+    logs = Path("/runs/logs/x/train-0")
     chosen = script.parameters(
-        "train", resources, profile, job_name="s1.train-0.1a2b3c4d", indices=[0, 1, 2, 7], dependency="aftercorr:17"
+        "train",
+        {**resources, "exclude": ["h100-07"]},
+        profile,
+        job_name="s1.train-0.1a2b3c4d",
+        logs=logs,
+        indices=[0, 1, 2, 7],
+        dependency="aftercorr:17",
+        code=Path("/runs/code/0123456789abcdef"),
     )
-    line = script.command("/env/bin/python", "/runs/jobs/x/train-0.json")
-    same("train.sbatch", script.sbatch_text(chosen, Path("/runs/logs/x/train-0"), line))
+    lines = script.body(
+        profile.place("train"), profile, f"{logs}/", "/env/bin/python", "/runs/jobs/x/train-0.json", None
+    )
+    same("train.sbatch", script.sbatch_text(chosen, logs, lines))
 
 
 def test_a_plain_grade_job():
     profile = find_profile("slurm", python="/env/bin/python")
     resources = profile.resources("grade", {"gpus": 0, "nodes": 1, "ranks": 1, "cpus_per_rank": 4, "hours": 0.25})
-    chosen = script.parameters("grade", resources, profile, job_name="s1.grade-0.1a2b3c4d")
-    line = script.command("/env/bin/python", "/runs/a b/grade-0.json", "--index", "0")
-    same("grade.sbatch", script.sbatch_text(chosen, Path("/runs/logs/x/grade-0"), line))
+    logs = Path("/runs/logs/x/grade-0")
+    chosen = script.parameters(
+        "grade", resources, profile, job_name="s1.grade-0.1a2b3c4d", logs=logs, index=3, code=Path("/a b/code")
+    )
+    arguments = "'/runs/a b/grade-0.json' --index 3"
+    lines = script.body(profile.place("grade"), profile, f"{logs}/", "/env/bin/python", arguments, 3)
+    same("grade.sbatch", script.sbatch_text(chosen, logs, lines))
+
+
+@pytest.mark.parametrize(
+    "tool, wrapped",
+    [
+        ("pyxis", "--container-image=lab/hpc:1 --container-mounts=/scratch/me:/scratch/me,/models:/models python"),
+        ("apptainer", "apptainer exec --nv --bind /scratch/me:/scratch/me,/models:/models lab/hpc:1 python"),
+    ],
+)
+def test_a_container_wraps_the_worker(tool, wrapped):
+    profile = find_profile(
+        "slurm", container="lab/hpc:1", container_with=tool, roots=["/scratch/me"], mounts=["/models:/models"]
+    )
+    lines = script.body(profile.place("train"), profile, "/logs/", "python", "/jobs/a.json", None)
+    assert f"{wrapped} -P -u -m hpc.cluster.worker /jobs/a.json" in lines
+
+
+def test_caches_umask_and_offline_jobs():
+    profile = find_profile("slurm", cache="$SCRATCH/cache", umask="0007", env={"TRITON_CACHE_DIR": "/tmp/triton"})
+    lines = script.setup("train", profile)
+    assert 'export HF_HOME="$SCRATCH/cache/huggingface"' in lines and "export HF_HUB_OFFLINE=\"1\"" in lines
+    assert 'export TRITON_CACHE_DIR="/tmp/triton"' in lines and "umask 0007" in lines
 
 
 def test_a_short_job_is_warned_a_quarter_of_its_time_before_the_end():

@@ -15,7 +15,7 @@ from hpc.cluster.ledger import Ledger
 from hpc.cluster.local import RESTART
 from hpc.cluster.profile import find_profile
 from hpc.cluster.submit import submit
-from hpc.cluster.worker import LEFT, doing, seconds
+from hpc.cluster.requeue import LEFT, doing, seconds
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Toy graphs through a real Slurm: arrays, dependencies, failures, requeues, ranks on several nodes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -214,3 +216,17 @@ def test_the_plain_script_runs_the_same_job_file(toys, there, tmp_path):
         capture_output=True,
     )
     until(lambda: status(plan.document(), there)["totals"] == {"published": 2})
+
+
+def test_the_shipped_script_runs_eight_ranks_by_hand(toys, there, tmp_path, monkeypatch):
+    """For a user who never heard of submitit: job files by --dry-run, then sbatch with the file in sbatch/."""
+    plan = toys("shipped").job("train-0", 0, ("a", [], {}), ranks=8, gpus=8)
+    sent = submit(plan.document(), there, dry_run=True)
+    script = Path(__file__).parents[2] / "sbatch" / "train.sbatch"
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    command = ["sbatch", "--chdir", tmp_path, script, sent.arrays[0]["jobfile"], "--index", "0"]
+    subprocess.run(command, check=True, timeout=30, capture_output=True)
+    until(lambda: status(plan.document(), there)["totals"] == {"published": 1}, 60)
+    work = there.root / "work/toy" / plan.key("a") / "1"
+    assert len(list(work.glob("rank*"))) == 8
+    assert len(list(tmp_path.glob("0-*.0.0-*.out"))) == 8

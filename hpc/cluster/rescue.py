@@ -1,0 +1,149 @@
+"""After a failed start, still inside the allocation: by its cause, start again here, elsewhere, or end. The job runs
+
+    python -P -u -m hpc.cluster.rescue JOBFILE [--index N] --code C       exit 0: start again; C: the job has failed
+
+A start that ends by an outside kill, a hang or a full GPU is best cured where it died: no queue, no lost dependency, no
+two minutes of requeue delay. What needs other resources or other files is the mender's (hpc.cluster.mend).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hpc import files
+from hpc.cluster import evidence, requeue
+from hpc.cluster.causes import Verdict, classify
+from hpc.cluster.ledger import Ledger
+from hpc.cluster.shift import RESTART, Shift, document, now, read
+
+MAX_TRIES = 3
+"""Starts in one allocation for causes that leave no exception to compare."""
+FINAL = (requeue.LEFT, RESTART)
+"""Exit codes that ask for nothing: the job left, or the local runner starts it again."""
+HALVES = {"train": "micro_batch", "generate": "batch_size"}
+"""What a stage halves when the GPU is full; neither changes results (both are `how`)."""
+
+
+def main() -> int:
+    """Decide for the job that this batch shell belongs to; returns 0 to start again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("jobfile", type=Path)
+    parser.add_argument("--index", type=int, default=None)
+    parser.add_argument("--code", type=int, required=True, help="exit code of srun")
+    options = parser.parse_args()
+    shift = read(options.jobfile, options.index)
+    if _ending(shift):
+        return int(options.code)
+    cure = judge(shift, options.code)
+    if cure == "elsewhere":
+        problem = requeue.elsewhere(shift, platform.node())
+        print(f"hpc: requeued away from {platform.node()}" if not problem else f"hpc: not requeued: {problem}")
+        return 0 if not problem and _wait_for_the_end() else int(options.code)
+    return 0 if cure == "here" else int(options.code)
+
+
+def judge(shift: Shift, code: int) -> str:
+    """Return here, elsewhere or stop for the start that just failed with `code`; writes the decision down."""
+    if code in FINAL or shift.element in Ledger(shift.roots[0]).withdrawn:
+        return "stop"
+    verdict = classify(evidence.of_start(shift.roots[0], *shift.element, shift.start, code=code))
+    earlier = records(shift.jobfile, shift.index)
+    cure, settings = _cure(shift, verdict, code, earlier)
+    row = {
+        "start": shift.start,
+        "cause": verdict.cause,
+        "cure": cure,
+        "exception": verdict.exception,
+        "words": verdict.words,
+        "settings": settings,
+        "host": verdict.host or platform.node(),
+        "code": code,
+        "at": now(),
+    }
+    try:
+        files.write_json(_folder(shift.jobfile) / f"{shift.name}.json", row)
+    except OSError as error:  # a full disk: without a record there is no count, so no further try
+        print(f"hpc: cannot write the decision down: {error}", flush=True)
+        cure = "stop"
+    print(f"hpc: start {shift.start} failed with code {code}: {verdict.words} -> {cure} {settings or ''}", flush=True)
+    return cure
+
+
+def _cure(shift: Shift, verdict: Verdict, code: int, earlier: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """What this allocation can do: (here | elsewhere | stop, settings to change)."""
+    if verdict.cure == "micro_batch":
+        less = smaller(shift.jobfile, shift.index)
+        return ("here", less) if less else ("stop", {})
+    stopped = code == requeue.CASCADE and verdict.cause == "unknown"  # someone sent TERM, and nothing was wrong
+    if verdict.cure not in ("here", "elsewhere") and not stopped:
+        return "stop", {}
+    if verdict.exception and verdict.exception in {r["exception"] for r in earlier}:
+        return "stop", {}
+    same = [r for r in earlier if r["start"].rpartition(".")[0] == shift.start.rpartition(".")[0]]
+    if verdict.cure == "here" or stopped:
+        return ("here" if len(same) < MAX_TRIES else "stop"), {}
+    return ("elsewhere" if "SLURM_JOB_ID" in os.environ and shift.restart < MAX_TRIES else "stop"), {}
+
+
+def smaller(jobfile: Path, index: int) -> dict[str, Any]:
+    """{kind: {setting: value}} with a job's batches of one pass halved; empty if they cannot be smaller."""
+    content = document(jobfile)
+    kind = content["kind"]
+    name = HALVES.get(kind, "micro_batch")
+    config = content["elements"][str(index)]["stages"][0]["config"]
+    size = {**config, **changed(jobfile, index).get(kind, {})}.get(name, 1)
+    return {kind: {name: size // 2}} if isinstance(size, int) and size > 1 else {}
+
+
+def changed(jobfile: Path, index: int) -> dict[str, dict[str, Any]]:
+    """{kind: {setting: value}} that earlier failures have changed: the mender's first, then this job's own."""
+    element = document(jobfile)["elements"][str(index)]
+    found: dict[str, dict[str, Any]] = {k: dict(v) for k, v in element.get("settings", {}).items()}
+    for row in records(jobfile, index):
+        for kind, values in row["settings"].items():
+            found[kind] = {**found.get(kind, {}), **values}
+    return found
+
+
+def records(jobfile: Path, index: int) -> list[dict[str, Any]]:
+    """Decisions about one element, oldest first."""
+    return rows(_folder(jobfile).glob(f"{jobfile.stem}.{index}.*.json"))
+
+
+def rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Records in `paths`, oldest first."""
+    found = [files.read_json(p) for p in paths]
+    return sorted(found, key=lambda r: (r["at"], [int(n) for n in r["start"].split(".")[1:]]))
+
+
+def _folder(jobfile: Path) -> Path:
+    return jobfile.parent / "rescues"
+
+
+def _ending(shift: Shift) -> bool:
+    """True if Slurm itself is ending this job: cancelled, requeued, timed out. Then nothing may start again."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return False
+    try:
+        shown = requeue.scontrol("show", "job", shift.slurm_job, "-o").stdout
+    except (subprocess.TimeoutExpired, FileNotFoundError):
+        return False  # a silent controller cannot be ending jobs either
+    return "JobState=RUNNING" not in shown and "JobState=" in shown
+
+
+def _wait_for_the_end() -> bool:
+    """After `scontrol requeue` Slurm ends this shell; the loop must not start the ranks again meanwhile."""
+    time.sleep(60)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
