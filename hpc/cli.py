@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +29,7 @@ Name = Annotated[str, typer.Argument(metavar="X", help="a recipe or sweep: a nam
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, as train.lr=2e-5")]
 On = Annotated[str | None, typer.Option("--on", help="profile of the cluster; default: local where no Slurm is found")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="the short test of every distinct stage, in ROOT/smoke")]
 
 
 @app.command()
@@ -61,8 +61,11 @@ def plan(
     scripts: Annotated[bool, typer.Option("--scripts", help="also print the exact sbatch texts")] = False,
 ) -> None:
     """Show what a recipe or sweep will take: runs, stages, jobs, arrays, sbatch texts. Changes nothing."""
+    from hpc.plan import disk
+
     profile = _profile(on)
     document = _plan(x, overrides, profile)
+    document["totals"]["disk"]["free"] = disk.free(profile.root, profile.quota_gib, profile.quota_files)
     if as_json:
         return _print_json(document)
     from rich.console import Console
@@ -85,17 +88,29 @@ def submit(
     on: On = None,
     as_json: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write the job files, submit nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask above the profile's confirm_gpu_hours")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="SELECTOR", help="a run, a glob, AXIS=LABEL or a state; may be repeated"),
+    ] = None,
+    again: Annotated[
+        list[str] | None,
+        typer.Option("--again", metavar="SELECTOR", help="as --only: retry what failed, was cancelled or is held"),
+    ] = None,
+    smoke: Smoke = False,
 ) -> None:
     """Submit what is not yet made, and return at once. Said again, it resumes: nothing is submitted twice."""
+    from hpc.cluster import fetch as fetching
     from hpc.cluster import submit as submitting
     from hpc.cluster import text
 
-    profile = _profile(on)
-    document = _plan(x, overrides, profile)
+    document, profile = _planned(x, overrides, on, smoke)
+    document, keys = _selected(document, profile, only, again)
     if not dry_run:
-        _refuse_unpinned(document)
-    result = submitting.submit(document, profile, dry_run=dry_run).document()
-    _print_json(result) if as_json else typer.echo(text.submission(result, x))
+        fetching.refuse(document, profile, " ".join([x, *(overrides or [])]))
+        _confirm(document, profile, yes)
+    result = submitting.submit(document, profile, dry_run=dry_run, again=keys).document()
+    _print_json(result) if as_json else typer.echo(text.submission(result, _said(x, smoke)))
 
 
 @app.command()
@@ -105,19 +120,37 @@ def status(
     on: On = None,
     as_json: Json = False,
     wait: Annotated[bool, typer.Option("--wait", help="return when nothing is left to run; exit 1 on failure")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="redraw until nothing is left to run, or Ctrl-C")] = False,
+    every: Annotated[float, typer.Option("--every", metavar="S", help="seconds between two looks", min=0)] = 0,
+    smoke: Smoke = False,
 ) -> None:
     """Show how far every run is, and why not further."""
     from rich.console import Console
 
-    from hpc.cluster import status as watching
+    from hpc.cluster import status as asking
     from hpc.cluster import text
+    from hpc.cluster import watch as watching
 
-    profile = _profile(on)
-    document = _plan(x, overrides, profile)
-    state = watching.wait(document, profile, seen=_progress()) if wait else watching.status(document, profile)
-    _print_json(state) if as_json else text.status(state, Console())
+    document, profile = _planned(x, overrides, on, smoke)
+    if watch:
+        state = watching.watch(document, profile, Console(), every_s=every)
+    elif wait:
+        seen = watching.changes(lambda line: print(line, file=sys.stderr, flush=True))
+        state = watching.wait(document, profile, seen, every_s=every)
+    else:
+        state = asking.status(document, profile)
+    if smoke and state:
+        from hpc.plan import smoke as smoking
+
+        state["measured"] = smoking.measured(document, profile.all_roots)
+    if as_json:
+        _print_json(state)
+    elif state and not watch:
+        text.status(state, Console())
+    if smoke and state and not as_json:
+        text.measured(state["measured"], Console())
     if wait and text.failed(state):
-        print(text.failures(state, x), file=sys.stderr)
+        print(text.failures(state, _said(x, smoke)), file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -130,26 +163,55 @@ def logs(
     run: Annotated[
         str, typer.Option("--run", help="a run's name: the log of what failed, runs, or ended last in it")
     ] = "",
+    rank: Annotated[int, typer.Option("--rank", help="whose log", min=0)] = 0,
+    attempt: Annotated[int, typer.Option("--attempt", help="number of an attempt; default: the newest start")] = 0,
+    batch: Annotated[bool, typer.Option("--batch", help="the batch script's own log, over all restarts")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on as it is written, over restarts")] = False,
+    smoke: Smoke = False,
 ) -> None:
     """Print the newest log of one stage's job."""
-    from hpc.cluster import status as watching
+    from hpc.cluster import logs as reading
+    from hpc.cluster import status as asking
     from hpc.cluster import text
 
-    profile = _profile(on)
-    document = _plan(x, overrides, profile)
-    key = key or text.furthest(watching.status(document, profile), run)
-    path = watching.logs(document, profile, key)
+    document, profile = _planned(x, overrides, on, smoke)
+    key = key or text.furthest(asking.status(document, profile), run)
+    if follow:
+        try:
+            for piece in reading.follow(document, profile, key, rank=rank):
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            pass
+        return
+    path = reading.logs(document, profile, key, rank=rank, attempt=attempt, batch=batch)
     typer.echo(f"==> {path} <==\n{path.read_text(errors='replace')}")
 
 
 @app.command()
-def cancel(x: Name, overrides: Overrides = None, on: On = None) -> None:
+def why(
+    x: Name,
+    overrides: Overrides = None,
+    on: On = None,
+    as_json: Json = False,
+    run: Annotated[str, typer.Option("--run", help="only the stages of this run")] = "",
+    key: Annotated[str, typer.Option("--key", help="only this stage, by its key as hpc status --json lists it")] = "",
+    smoke: Smoke = False,
+) -> None:
+    """Say why stages failed, by the lines that prove it, what was tried, what waits and for what, and what to do."""
+    from hpc.cluster import why as explaining
+
+    document, profile = _planned(x, overrides, on, smoke)
+    found = explaining.why(document, profile, run=run, key=key)
+    _print_json(found) if as_json else typer.echo(explaining.text(found, _said(x, smoke), profile.root))
+
+
+@app.command()
+def cancel(x: Name, overrides: Overrides = None, on: On = None, smoke: Smoke = False) -> None:
     """Cancel every job of a recipe or sweep that is queued or running."""
     from hpc.cluster import status as watching
 
-    profile = _profile(on)
-    number = watching.cancel(_plan(x, overrides, profile), profile)
-    typer.echo(f"cancelled {number} job(s); hpc submit {x} starts what is missing again")
+    number = watching.cancel(*_planned(x, overrides, on, smoke))
+    typer.echo(f"cancelled {number} job(s); hpc submit {_said(x, smoke)} starts what is missing again")
 
 
 @app.command()
@@ -158,6 +220,7 @@ def report(
     overrides: Overrides = None,
     on: On = None,
     out: Annotated[str, typer.Option("--out", help="folder; default ROOT/reports/NAME")] = "",
+    to: Annotated[str, typer.Option("--to", metavar="wandb", help="send the results to W&B instead")] = "",
 ) -> None:
     """Build the tables and figures of what is published, as HTML, CSV and Markdown, and print the tables."""
     from pathlib import Path
@@ -166,10 +229,93 @@ def report(
 
     profile = _profile(on)
     document = _plan(x, overrides, profile)
+    if to:
+        from analysis import upload
+
+        return typer.echo(upload.send(document, profile.all_roots, to))
     folder = Path(out) if out else profile.root / "reports" / document["name"]
     page = reporting.build(document, profile.all_roots, folder)
     reporting.render_terminal(folder)
     typer.echo(f"report: {page}")
+    return None
+
+
+@app.command()
+def fetch(
+    x: Name,
+    overrides: Overrides = None,
+    on: On = None,
+    as_json: Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take, download nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before the download")] = False,
+) -> None:
+    """Download the models, tokenizers and data sets of X at fixed commits. Said again after a kill, it goes on."""
+    from hpc.cluster import fetch as fetching
+
+    profile = _profile(on)
+    ask = sys.stdin.isatty() and not yes and not as_json
+    done = fetching.fetch(
+        _plan(x, overrides, profile),
+        profile,
+        dry_run=dry_run,
+        agreed=lambda question: not ask or typer.confirm(question, err=True),
+    )
+    if as_json:
+        _print_json(done)
+    elif done["fetched"] or not done["repositories"]:
+        typer.echo(f"everything that {x} needs of the hub is in {done['cache']}")
+
+
+@app.command()
+def doctor(
+    on: On = None,
+    as_json: Json = False,
+    job: Annotated[bool, typer.Option("--job", help="also a one-minute job: GPUs, network, files of nodes")] = False,
+    init: Annotated[str, typer.Option("--init", metavar="NAME", help="draft sbatch/profiles/NAME.yaml by Slurm")] = "",
+    build: Annotated[bool, typer.Option("--build", help="compile DeepSpeed's kernels, clear stale locks")] = False,
+) -> None:
+    """Look at this cluster and profile: what works, what will not, and what to do. Exit 1 if jobs would not run."""
+    from rich.console import Console
+
+    from hpc.cluster import build as building
+    from hpc.cluster import doctor as looking
+    from hpc.cluster import draft
+
+    if init:
+        path = draft.write(init)
+        return typer.echo(f"drafted {path}; look it over\nnext: hpc doctor --on {init}")
+    profile = _profile(on)
+    rows = building.rows(profile) if build else looking.diagnose(profile)
+    if job and not build:
+        rows += looking.job(profile)
+    _print_json([vars(row) for row in rows]) if as_json else looking.show(rows, Console())
+    if looking.failed(rows):
+        raise typer.Exit(1)
+    return None
+
+
+@app.command()
+def gc(
+    on: On = None,
+    as_json: Json = False,
+    apply: Annotated[bool, typer.Option("--apply", help="delete what is shown; without it nothing is changed")] = False,
+    unreferenced: Annotated[
+        bool, typer.Option("--unreferenced", help="with --apply: also artifacts that no submission names")
+    ] = False,
+    older: Annotated[float, typer.Option("--older", metavar="DAYS", help="spare what was used since then")] = 1.0,
+) -> None:
+    """Show what may be deleted: checkpoints of published stages, passed attempts, leftovers, old code, artifacts."""
+    from rich.console import Console
+
+    from hpc.cluster import gc as collecting
+    from hpc.cluster import heap
+
+    profile = _profile(on)
+    items = heap.look(profile, older_days=older)
+    deleted = collecting.sweep(profile, items, unreferenced=unreferenced) if apply else None
+    if as_json:
+        return _print_json(collecting.document(profile, items, deleted))
+    return collecting.show(profile, items, deleted, Console(), older_days=older)
 
 
 def main() -> None:
@@ -181,22 +327,6 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
-
-
-def _progress() -> Callable[[dict[str, Any]], None]:
-    """A line on stderr whenever the count of states changes: readable in a terminal and in a log."""
-    from hpc.cluster import text
-
-    last = ""
-
-    def seen(state: dict[str, Any]) -> None:
-        nonlocal last
-        line = text.summary(state)
-        if line != last:
-            print(line, file=sys.stderr, flush=True)
-        last = line
-
-    return seen
 
 
 def _load(x: str, overrides: list[str] | None) -> Sweep:
@@ -213,25 +343,65 @@ def _plan(x: str, overrides: list[str] | None, profile: Profile) -> dict[str, An
     )
 
 
-def _refuse_unpinned(plan: dict[str, Any]) -> None:
-    """A job that fetched a moving revision would change the keys that it was submitted under."""
-    from hpc.errors import PlanError
+def _planned(x: str, overrides: list[str] | None, on: str | None, smoke: bool) -> tuple[dict[str, Any], Profile]:
+    """The plan of X and where it runs; with `smoke` its short test and the profile for that."""
+    profile = _profile(on)
+    if not smoke:
+        return _plan(x, overrides, profile), profile
+    from hpc.plan import smoke as smoking
 
-    if plan["unpinned"]:
-        first = plan["unpinned"][0]
-        kind = " --repo-type dataset" if first.startswith("datasets/") else ""
-        raise PlanError(
-            f"{len(plan['unpinned'])} hub repositories are neither pinned nor fetched: {', '.join(plan['unpinned'])}",
-            where=plan["path"],
-            why="their commit is part of the keys, and jobs run without network",
-            next=f"hf download {first.removeprefix('datasets/')}{kind} (and the others), or write org/name@COMMIT",
-        )
+    profile = smoking.profile(profile)
+    return smoking.plan(_load(x, overrides), profile), profile
+
+
+def _selected(
+    document: dict[str, Any], profile: Profile, only: list[str] | None, again: list[str] | None
+) -> tuple[dict[str, Any], set[str]]:
+    """The part of a plan that --only and --again select, and the keys to make again."""
+    from hpc.plan import choose
+
+    selectors = [*(only or []), *(again or [])]
+    if not selectors:
+        return document, set()
+    states: dict[str, str] = {}
+    if again or choose.needs_states(document, selectors):
+        from hpc.cluster import status as asking
+
+        states = {k: s["state"] for k, s in asking.status(document, profile)["stages"].items()}
+    keys = choose.again(choose.choose(document, again, states), states) if again else set()
+    return choose.choose(document, selectors, states), keys
+
+
+def _said(x: str, smoke: bool) -> str:
+    """X as the user must say it again."""
+    return f"{x} --smoke" if smoke else x
+
+
+def _confirm(plan: dict[str, Any], profile: Profile, yes: bool) -> None:
+    """Ask before a submission that may cost much."""
+    from hpc.cluster.budget import budget
+    from hpc.errors import ClusterError
+
+    limit = profile.confirm_gpu_hours
+    if limit is None or yes or (cost := budget(plan, profile)).gpu_hours <= limit:
+        return
+    if sys.stdin.isatty() and typer.confirm(f"{cost}. Submit?", err=True):
+        return
+    raise ClusterError(
+        f"not submitted: {cost}",
+        where=f"profile {profile.name}",
+        why=f"confirm_gpu_hours is {limit:g}",
+        next="say --yes, or choose runs with --only; hpc plan shows what each stage asks for",
+    )
 
 
 def _profile(on: str | None) -> Profile:
     from hpc.cluster import profile
+    from hpc.plan import hub
 
-    return profile.find_profile(on or "")
+    found = profile.find_profile(on or "")
+    hub.use(found.cache)  # commits are read from the cache that the jobs will use
+    return found
 
 
 def _print_json(value: Any) -> None:

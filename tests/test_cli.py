@@ -106,7 +106,10 @@ def test_two_recipes_are_compared_key_by_key(workspace):
         (["plan", "recipes/base.yaml", "train.lrr=1"], ['unknown key "train.lrr"', 'did you mean "lr"', "override"]),
         (["plan", "recipes/base.yaml", "train.lr=big"], ['"train.lr" must be a number', "peak learning rate"]),
         (["plan", "recipes/loop.yaml"], ["in a circle: loop -> loop"]),
-        (["submit", "recipes/base.yaml", "model=org/model"], ["neither pinned nor fetched", "hf download org/model"]),
+        (
+            ["submit", "recipes/base.yaml", "model=org/model", "resources.train.gpus=0", "--on", "local"],
+            ["nothing is submitted", "org/model: not fetched", "next: hpc fetch recipes/base.yaml"],
+        ),
         (["show", "recipes/base.yaml", "recipes/base.yaml", "recipes/base.yaml"], ["show compares two"]),
         (["plan", "recipes/base.yaml", "--on", "h100x80"], ["h100x80", "h100x8"]),
     ],

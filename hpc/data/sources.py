@@ -173,11 +173,20 @@ def _read(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def _fetch(hub: str, subset: str, split: str, file: str) -> Iterable[dict[str, Any]]:
+    """A data set of the hub: as fetched, at the commit that is in the key; only where it is not, over the network.
+
+    `datasets` without network looks into its own cache of converted tables alone, not at the files that were fetched.
+    """
     import datasets
 
     name, _, revision = hub.partition("@")
+    commit = names.commit("datasets", hub)
+    fetched = names.hub_cache() / f"datasets--{name.replace('/', '--')}" / "snapshots" / commit
     try:
-        table = datasets.load_dataset(name, subset or None, split=split, revision=revision or None)
+        if fetched.is_dir():
+            table = datasets.load_dataset(str(fetched), subset or None, split=split)
+        else:
+            table = datasets.load_dataset(name, subset or None, split=split, revision=revision or None)
     except (OSError, ValueError, RuntimeError) as error:  # `datasets` raises these for no network, no cache, no access
         raise StageError(
             f"the data set {hub} could not be loaded",

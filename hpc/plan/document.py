@@ -5,15 +5,16 @@ hpc plan sweeps/s1_budget.yaml --json
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpc import artifact, files
+from hpc.plan import disk, hub
 from hpc.plan import jobs as jobbing
 from hpc.plan.graph import Graph, Keys, Stage
-from hpc.recipe import names
+from hpc.recipe import schema
 from hpc.recipe.sweep import Run, Sweep
 
 GPUS_PER_NODE = 8
@@ -35,9 +36,18 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def make(sweep: Sweep, roots: Sequence[Path] = (), gpus_per_node: int = GPUS_PER_NODE) -> Plan:
-    """The plan of `sweep`: every stage with its key and state, and the jobs for those that no root has published."""
-    graph = Graph()
+def make(
+    sweep: Sweep,
+    roots: Sequence[Path] = (),
+    gpus_per_node: int = GPUS_PER_NODE,
+    cut: Callable[[schema.Recipe], schema.Recipe] | None = None,
+) -> Plan:
+    """The plan of `sweep`: every stage with its key and state, and the jobs for those that no root has published.
+
+    Args:
+        cut: changes the recipes that the runs refer to.
+    """
+    graph = Graph(cut)
     keys = {run.name: graph.add(run.base, run.recipe, run.seeds, sweep.path) for run in sweep.runs}
     for run_name, run_keys in keys.items():
         for _, key in run_keys.flat():
@@ -77,7 +87,7 @@ def _needed(graph: Graph, published: dict[str, Path]) -> set[str]:
 def document(plan: Plan) -> dict[str, Any]:
     """The plan as plain JSON; hours, memory and dollars are null until they are predicted."""
     stages = [_stage(plan, s) for s in plan.graph.stages.values()]
-    return {
+    made = {
         "name": plan.sweep.name,
         "path": plan.sweep.path,
         "about": plan.sweep.about,
@@ -87,10 +97,11 @@ def document(plan: Plan) -> dict[str, Any]:
         "jobs": [job.document() for job in plan.jobs],
         "arrays": [vars(array) for array in plan.arrays],
         "notes": plan.notes,
-        "unpinned": _unpinned(plan),
         "report": plan.sweep.report,
         "totals": _totals(plan),
     }
+    # repositories whose commit is not known here: not pinned in the recipe, and not fetched into the cache
+    return {**made, "unpinned": [need.title for need in hub.needs(made) if need.revision == "main"]}
 
 
 def signature(keys: Keys) -> str:
@@ -153,18 +164,10 @@ def _totals(plan: Plan) -> dict[str, Any]:
         "to_make": sum(len(job.stages) for job in plan.jobs),
         "jobs": len(plan.jobs),
         "arrays": len(plan.arrays),
+        "disk": disk.predict(plan.graph.stages, [key for job in plan.jobs for key in job.stages]),
         "gpu_hours": None,
         "usd": None,
     }
-
-
-def _unpinned(plan: Plan) -> list[str]:
-    """Hub repositories whose commit is not known here: not pinned in the recipe, and not fetched into the cache."""
-    to_make = {key for job in plan.jobs for key in job.stages}
-    stages = [s for s in plan.graph.stages.values() if s.key in to_make]
-    models = [i["ref"] for s in stages for i in s.inputs.values() if i.get("ref", "").endswith("@main")]
-    sets = [name for s in stages for name in names.hubs([s.what, s.config])]
-    return list(dict.fromkeys([*(m.removesuffix("@main") for m in models), *(f"datasets/{name}" for name in sets)]))
 
 
 def _equal_runs(runs: Sequence[Run], keys: dict[str, Keys]) -> list[str]:

@@ -62,9 +62,14 @@ class Keys:
 
 
 class Graph:
-    """All stages of a plan by key, in the order in which they can be made."""
+    """All stages of a plan by key, in the order in which they can be made.
 
-    def __init__(self) -> None:
+    Args:
+        cut: changes every recipe that another refers to (a smoke test cuts these as it cuts the runs).
+    """
+
+    def __init__(self, cut: Callable[[schema.Recipe], schema.Recipe] | None = None) -> None:
+        self._changed = cut or (lambda recipe: recipe)
         self.stages: dict[str, Stage] = {}
         self._references: dict[tuple[str, ...], Keys] = {}
         self._path: list[str] = []
@@ -124,8 +129,10 @@ class Graph:
         if data.tokenizer != "words":
             inputs["tokenizer"] = self._model(data.tokenizer, where)
         draws = any(names.split(p.select)[0] in DRAWING or ".py:" in names.split(p.select)[0] for p in parts)
-        config.update(_expanded(config, where))
-        what = {**self._plain(data, "what"), **_expanded(self._plain(data, "what"), where)}
+        plain = self._plain(data, "what")
+        filled = _expanded(config, where)
+        what = {**plain, **(_expanded(plain, where) if data.mix else filled)}
+        config.update(filled)
         asked = [names.identified(self._task(t, where)["source"], {}, where) for t in data.decontaminate]
         counted = {"tokenizer": "words" if data.tokenizer == "words" else "input"}
         hashed = {"settings": {**names.identified(what, inputs, where), **counted}, "decontaminate": asked}
@@ -182,7 +189,7 @@ class Graph:
         own = {n: i for n, i in inputs.items() if not n.startswith("run:")}  # those stand in `hashed`, in their place
         parts = {
             "stage": stage,
-            "version": version(stage),
+            "version": self._once(("version", stage), lambda: version(stage)),
             "inputs": {n: names.folder_digest(Path(i["path"])) if "path" in i else i for n, i in own.items()},
             "what": hashed,
             "seed": seed if draws else None,
@@ -205,6 +212,9 @@ class Graph:
     def _model(self, text: str, where: str) -> Input:
         if text.startswith("run:"):
             return self._reference(text, "train", where)
+        return self._once(("model", text), lambda: self._released(text, where))
+
+    def _released(self, text: str, where: str) -> Input:
         folder = Path(text).expanduser()
         if text.startswith(("/", "~", ".")):
             if not (folder / "config.json").is_file():
@@ -222,8 +232,7 @@ class Graph:
                 why="it is neither a folder nor org/name",
                 next="write org/name[@revision], ./folder or run:RECIPE",
             )
-        commit = self._once(("commit", text), lambda: names.commit("models", text))
-        return {"ref": f"{text.split('@')[0]}@{commit}"}
+        return {"ref": f"{text.split('@')[0]}@{names.commit('models', text)}"}
 
     def _reference(self, text: str, default: str, where: str) -> Input:
         """run:RECIPE[#stage[.task]] -> the artifact; the recipe's first seeds count."""
@@ -257,7 +266,7 @@ class Graph:
     def _referred(self, name: str, where: str) -> Keys:
         if (name,) not in self._references:
             loaded = loading.load(name)
-            recipe = loading.build(loaded.tree, str(loaded.path))
+            recipe = self._changed(loading.build(loaded.tree, str(loaded.path)))
             first = {"data": recipe.seeds.data[0], "train": recipe.seeds.train[0], "generate": recipe.seeds.generate[0]}
             self._path.append(name)
             self._references[(name,)] = self.add(name, recipe, first, str(loaded.path))

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hpc.plan import disk
+
 SHOWN = 40
 """Rows of a table; the rest is counted. --json has all of them."""
 
@@ -28,6 +30,8 @@ def show(plan: dict[str, Any], console: Console) -> None:
         f"in {totals['jobs']} jobs, {totals['arrays']} arrays",
         highlight=False,
     )
+    if line := disk.line(totals["disk"]):
+        console.print(escape(line), highlight=False)
 
 
 def _runs(plan: dict[str, Any]) -> Table:

@@ -53,8 +53,7 @@ def expand(group: Group, spec: Spec, where: str) -> dict[str, Any]:
         return expand(group, {**row, **arguments}, where)
     if name.startswith("run:"):
         return {"name": name, **arguments}
-    path, function = _place(group, name)
-    known = signatures(path) if path.is_file() else {}
+    path, function, known = _known(group, name)
     if function not in known:
         valid = {*signatures(HOME / MODULES[group]), *table(group)} if path == HOME / MODULES[group] else known
         raise RecipeError(
@@ -73,6 +72,13 @@ def expand(group: Group, spec: Spec, where: str) -> dict[str, Any]:
                 next=f"correct or remove {keyword}",
             )
     return {"name": name, **arguments}
+
+
+@cache
+def _known(group: Group, name: str) -> tuple[Path, str, dict[str, frozenset[str]]]:
+    """File, function and what the file has to offer: looked up once for the thousand runs of a sweep."""
+    path, function = _place(group, name)
+    return path, function, signatures(path) if path.is_file() else {}
 
 
 def function(group: Group, name: str) -> Callable[..., Any]:
@@ -211,16 +217,6 @@ def _data_set(tree: dict[str, Any], where: str) -> dict[str, str]:
     return {}
 
 
-def hubs(value: Any) -> list[str]:
-    """Hub data sets inside a configuration whose commit is not known here (and that no local file stands in for)."""
-    if isinstance(value, dict):
-        hub, file = value.get("hub"), value.get("file")
-        local = isinstance(file, str) and file and local_file(file)
-        own = [hub] if isinstance(hub, str) and hub and not local and commit("datasets", hub) == "main" else []
-        return own + [name for inner in value.values() for name in hubs(inner)]
-    return [name for inner in value for name in hubs(inner)] if isinstance(value, list) else []
-
-
 def local_file(name: str) -> Path | None:
     """A data file by path, or by name in $HPC_DATA_DIR."""
     candidates = [Path(name).expanduser()]
@@ -232,10 +228,14 @@ def local_file(name: str) -> Path | None:
 def commit(kind: Literal["models", "datasets"], name: str) -> str:
     """The commit of a hub repository: as pinned (org/name@revision), as fetched into the cache, or "main"."""
     repository, _, revision = name.partition("@")
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache_folder = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    ref = cache_folder / f"{kind}--{repository.replace('/', '--')}" / "refs" / (revision or "main")
+    ref = hub_cache() / f"{kind}--{repository.replace('/', '--')}" / "refs" / (revision or "main")
     return ref.read_text().strip() if ref.is_file() else revision or "main"
+
+
+def hub_cache() -> Path:
+    """The folder that Hugging Face libraries of this process keep fetched repositories in."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
 
 
 @cache

@@ -278,9 +278,9 @@ def _runs(
     where = path + "".join(f" {n}={o.label}" for n, o in point.items())
     where += f", override of {', '.join(k for k, _ in changes)}" if changes else ""
     tree = dict(base.tree)
-    for key, value in chosen.items():
-        section = key.split(".")[0]
+    for section in dict.fromkeys(key.split(".")[0] for key in chosen):
         tree[section] = copy.deepcopy(tree.get(section))
+    for key, value in chosen.items():
         loading.put(tree, key, value, where=where)
     if sweep.get("seeds") is not None and not any(k.startswith("seeds") for k, _ in changes):
         given = {"seeds": copy.deepcopy(sweep["seeds"])}

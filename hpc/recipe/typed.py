@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union
 from hpc.errors import RecipeError, nearest
 
 T = TypeVar("T")
+LEAVES = (str, int, float, bool, type(None))
 
 
 def build(kind: type[T], tree: dict[str, Any], *, key: str = "", where: str = "") -> T:
@@ -34,25 +35,27 @@ def build(kind: type[T], tree: dict[str, Any], *, key: str = "", where: str = ""
                 why=nearest(str(name), hints),
                 next=f"hpc show lists every key with its meaning; correct or remove {name}",
             )
-    docs = {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    docs = _docs(typing.cast(Any, kind))
     values = {n: _value(hints[n], v, _dotted(key, n), where, docs[n]) for n, v in tree.items()}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        least, value = field.metadata.get("least"), values.get(field.name)
-        if least is not None and isinstance(value, (int, float)) and not value >= least:
-            raise _wrong(_dotted(key, field.name), f"at least {least}", value, where, docs[field.name])
+    for name, least in _bounds(typing.cast(Any, kind)).items():
+        value = values.get(name)
+        if isinstance(value, (int, float)) and not value >= least:
+            raise _wrong(_dotted(key, name), f"at least {least}", value, where, docs[name])
     return kind(**values)
 
 
 def plain(value: Any, kind: Literal["what", "how"] | None = None) -> Any:
     """The plain containers of a schema object; with `kind`, only its *what* or *how* fields (late ones if changed)."""
+    if type(value) in LEAVES:
+        return value
     if isinstance(value, list):
         return [plain(v, kind) for v in value]
     if isinstance(value, dict):
         return {k: plain(v, kind) for k, v in value.items()}
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
-    chosen = [f for f in dataclasses.fields(value) if _counts(f, getattr(value, f.name), kind)]
-    return {f.name: plain(getattr(value, f.name), kind) for f in chosen}
+    found = ((f, getattr(value, f.name)) for f in _fields(type(value)))
+    return {f.name: plain(inner, kind) for f, inner in found if _counts(f, inner, kind)}
 
 
 def _counts(field: dataclasses.Field[Any], value: Any, kind: str | None) -> bool:
@@ -65,6 +68,22 @@ def _counts(field: dataclasses.Field[Any], value: Any, kind: str | None) -> bool
 
 def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+@cache
+def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
+
+
+@cache
+def _docs(kind: type) -> dict[str, str]:
+    return {f.name: f.metadata.get("doc", "") for f in _fields(kind)}
+
+
+@cache
+def _bounds(kind: type) -> dict[str, float]:
+    """Smallest values, of the fields that have one."""
+    return {f.name: f.metadata["least"] for f in _fields(kind) if f.metadata.get("least") is not None}
 
 
 @cache
