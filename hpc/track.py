@@ -1,10 +1,16 @@
-"""metrics.jsonl is the truth of a run's progress; Weights & Biases gets the same rows as a view."""
+"""metrics.jsonl is the truth of a run's progress; Weights & Biases gets the same rows as a view.
+
+One W&B run for each artifact that is made: its id is the stage and its key, so a requeued or resubmitted job, and
+`hpc report X --to wandb`, go on with the same one. Every row carries its own `global_step`, which is the axis of all
+charts: W&B counts its own steps anew in each process.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +35,8 @@ class Tracker:
         run_name, group, job_type: how W&B shows the run: its name, its sweep, its stage.
         config: settings to show in W&B.
         wandb: mirror rows to W&B; without WANDB_API_KEY and WANDB_MODE into an offline folder.
-        run_id: W&B's id; a later attempt with the same id continues the run.
+        run_id: key of what is made; a later attempt of the same stage and key continues the run.
+        tags: words to find the run by, such as the recipe and the signatures of the runs that it belongs to.
         folder: where W&B keeps its files; by default the folder above that of `path`, so that it is not published.
     """
 
@@ -43,13 +50,15 @@ class Tracker:
         wandb: bool,
         *,
         run_id: str = "",
+        tags: Sequence[str] = (),
         folder: Path | None = None,
     ) -> None:
         self.path = path
         self._run: Any = None
         files.write_text(path, "")
         if wandb:
-            self._run = _start(run_name, group, job_type, config, run_id, folder or path.parent.parent)
+            name = identity(job_type, run_id) if run_id else ""
+            self._run = start(run_name, group, job_type, config, name, tags, folder or path.parent.parent)
 
     def carry(self, rows: Sequence[dict[str, Any]]) -> None:
         """Put rows of an earlier attempt at the head of the file; W&B has them already."""
@@ -69,21 +78,83 @@ class Tracker:
             self._run = None
 
 
-def _start(run_name: str, group: str, job_type: str, config: dict[str, Any], run_id: str, folder: Path) -> Any:
+def identity(stage: str, key: str) -> str:
+    """W&B's id of an artifact: stable over restarts and resubmissions, and at most 64 characters."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{stage}-{key}")[:64]
+
+
+def mode() -> str:
+    """W&B's mode: WANDB_MODE as it is set; else online with a key, and offline without."""
+    return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
+
+def project() -> str:
+    """W&B's project: WANDB_PROJECT, or the package's name."""
+    return os.environ.get("WANDB_PROJECT", "thinkscale")
+
+
+def titles(plan: dict[str, Any]) -> dict[str, str]:
+    """Names for W&B: key -> RUN-STAGE[-TASK] for a stage of one run, RECIPE-STAGE[-TASK] for one that several share."""
+    users = _users(plan)
+    named = {k: u[0]["name"] for k, u in users.items() if len(u) == 1}
+    return {
+        s["key"]: "-".join(filter(None, [named.get(s["key"], s["recipe"]), s["stage"], s["task"]]))
+        for s in plan["stages"]
+    }
+
+
+def tags(plan: dict[str, Any]) -> dict[str, list[str]]:
+    """Tags for W&B: key -> the recipe, and the signatures of the runs that the stage belongs to (the first 16)."""
+    users = _users(plan)
+    return {
+        s["key"]: [s["recipe"][:64], *sorted({run["signature"] for run in users.get(s["key"], [])})[:16]]
+        for s in plan["stages"]
+    }
+
+
+def _users(plan: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The runs that a stage belongs to, by key."""
+    users: dict[str, list[dict[str, Any]]] = {}
+    for run in plan["runs"]:
+        for keys in run["stages"].values():
+            for key in keys.values() if isinstance(keys, dict) else [keys]:
+                users.setdefault(key, []).append(run)
+    return users
+
+
+def start(
+    run_name: str,
+    group: str,
+    job_type: str,
+    config: dict[str, Any],
+    name: str,
+    words: Sequence[str],
+    folder: Path,
+) -> Any:
+    """A W&B run, or None where W&B refuses (its words go to stderr).
+
+    A run of the same id is continued. Offline there is nothing to continue: each process writes a folder of its own,
+    with the same id and the wish to resume, and `wandb sync` sends those of one id in the order of their start.
+
+    Args:
+        name: the id, or empty for a new one of W&B's own.
+        words: tags, beside those of WANDB_TAGS.
+    """
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    own = [t for t in os.environ.get("WANDB_TAGS", "").split(",") if t]
     try:
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "thinkscale"),
-            mode=mode,
+            project=project(),
+            mode=mode(),
             dir=str(folder),
             name=run_name,
             group=group or None,
             job_type=job_type,
             config=config,
-            id=run_id or None,
-            resume="allow" if mode == "online" else None,
+            id=name or None,
+            resume="allow" if name else None,
+            tags=list(dict.fromkeys([*words, *own])) or None,
             settings=wandb.Settings(silent=True, console="off"),
         )
     except wandb.errors.Error as error:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,21 @@ from hpc import files, track
 
 @pytest.fixture(autouse=True)
 def no_wandb_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "HPC_WANDB"):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "HPC_WANDB", "WANDB_TAGS"):
         monkeypatch.delenv(name, raising=False)
 
 
-def tracker(folder: Path, *, wandb: bool) -> track.Tracker:
-    return track.Tracker(folder / "out" / "metrics.jsonl", "run-a", "sweep-b", "train", {"lr": 0.1}, wandb, run_id="k1")
+def tracker(folder: Path, *, wandb: bool, **options: Any) -> track.Tracker:
+    out = folder / "out" / "metrics.jsonl"
+    return track.Tracker(out, "run-a", "sweep-b", "train", {"lr": 0.1}, wandb, run_id="k1", **options)
+
+
+def records(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Records of one kind in a .wandb file, read back by wandb's own tool."""
+    tool = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
+    shown = subprocess.run([tool, "leet", "inspect", "--json", str(path)], capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
+    return [row[kind] for row in rows if row.get("type") == kind]
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_logged(tmp_path: Path) -> None:
@@ -47,16 +57,64 @@ def test_wandb_is_used_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_wandb_holds_the_same_rows_offline_and_outside_out(tmp_path: Path) -> None:
-    """Read back by wandb's own tool."""
     pytest.importorskip("wandb", reason="wandb extra not installed")
     log = tracker(tmp_path, wandb=True)
     log.log({"step": 10, "loss": 2.5})
     log.log({"step": 20, "loss": 1.5})
     log.close()
-    (record,) = tmp_path.glob("wandb/offline-run-*-k1/run-k1.wandb")
-    tool = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
-    shown = subprocess.run([tool, "leet", "inspect", "--json", str(record)], capture_output=True, text=True, check=True)
-    rows = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
-    history = [row["history"]["item"] for row in rows if row.get("type") == "history"]
+    (record,) = tmp_path.glob("wandb/offline-run-*-train-k1/run-train-k1.wandb")
+    history = [row["item"] for row in records(record, "history")]
     assert [(item["global_step"], item["loss"]) for item in history] == [(10, 2.5), (20, 1.5)]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["metrics.jsonl"]
+
+
+def test_every_start_of_a_job_asks_to_continue_the_one_run_of_what_it_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two attempts after a requeue: one id, one group, one own axis, and in each the wish to resume."""
+    pytest.importorskip("wandb", reason="wandb extra not installed")
+    monkeypatch.setenv("WANDB_TAGS", "mine")
+    for number in (1, 2):
+        log = tracker(tmp_path / str(number), wandb=True, tags=["recipe", "0f0f0f0f"])
+        log.log({"step": number, "loss": 1.0})
+        log.close()
+    found = sorted(tmp_path.glob("*/wandb/offline-run-*/run-*.wandb"))
+    runs = [records(path, "run")[0] for path in found]
+    assert len(runs) == 2
+    for run in runs:
+        assert (run["run_id"], run["run_group"], run["job_type"]) == ("train-k1", "sweep-b", "train")
+        assert run["resume"] is True and run["display_name"] == "run-a"
+        assert run["tags"] == ["recipe", "0f0f0f0f", "mine"]
+    axis = [m for path in found for m in records(path, "metric") if m.get("glob_name") == "*"]
+    assert [m["step_metric"] for m in axis] == ["global_step", "global_step"]
+    assert [r["item"]["global_step"] for path in found for r in records(path, "history")] == [1, 2]
+
+
+def test_an_id_is_short_and_has_no_letters_that_wandb_refuses() -> None:
+    assert track.identity("train", "0123456789abcdef") == "train-0123456789abcdef"
+    assert len(track.identity("generate", "k" * 100)) == 64
+    assert set("/:#?") & set(track.identity("a/b", "c:d#e?")) == set()
+
+
+def test_names_and_tags_say_to_whom_a_stage_belongs() -> None:
+    stage = {"stage": "train", "recipe": "s1", "task": None}
+    runs = [
+        {"name": "lr-1_s0", "signature": "aa", "stages": {"data": "d", "train": "t", "generate": {"math": "g"}}},
+        {"name": "lr-2_s0", "signature": "bb", "stages": {"data": "d"}},
+    ]
+    plan = {
+        "runs": runs,
+        "stages": [
+            {**stage, "stage": "data", "key": "d"},
+            {**stage, "key": "t"},
+            {**stage, "stage": "generate", "key": "g", "task": "math"},
+            {**stage, "key": "base", "recipe": "other"},
+        ],
+    }
+    assert track.titles(plan) == {
+        "d": "s1-data",
+        "t": "lr-1_s0-train",
+        "g": "lr-1_s0-generate-math",
+        "base": "other-train",
+    }
+    assert track.tags(plan) == {"d": ["s1", "aa", "bb"], "t": ["s1", "aa"], "g": ["s1", "aa"], "base": ["other"]}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import calendar
-import time
+import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hpc import artifact, files
-from hpc.cluster import local, queue
+from hpc import artifact
+from hpc.cluster import queue
 from hpc.cluster.ledger import Element, Intent, Ledger, Piece, alive
 from hpc.cluster.profile import Profile
+from hpc.cluster.reports import Reports, listed
 
 Plan = dict[str, Any]
 
@@ -20,7 +21,9 @@ Plan = dict[str, Any]
 class Job:
     """One element of an earlier submission: what it makes, what it waits for, and how it is.
 
-    `single`: a plain job, not an element of an array. `queued`: Slurm would still start it, or has.
+    `single`: a plain job, not an element of an array. `queued`: Slurm would still start it, or has. `start`: when it
+    started, or when Slurm expects it to (Slurm's local time, or empty). `settling`: its end may be none, because Slurm
+    may be about to put it back into the queue.
     """
 
     element: Element
@@ -31,6 +34,8 @@ class Job:
     job_id: str = ""
     single: bool = True
     queued: bool = False
+    start: str = ""
+    settling: bool = False
 
     @property
     def waiting(self) -> bool:
@@ -40,7 +45,7 @@ class Job:
     @property
     def over(self) -> bool:
         """True when it will not run (again)."""
-        return self.word in queue.OVER or self.word in (LOST, REPLACED, WITHDRAWN)
+        return (self.word in queue.OVER and not self.settling) or self.word in (LOST, REPLACED, WITHDRAWN)
 
 
 UNDECIDED = "SUBMITTING"
@@ -60,7 +65,8 @@ class Cover:
     """published: key -> folder. jobs: every element that was asked for a key of the plan, oldest first.
 
     live: key -> the element that will make it. undecided: pieces without an answer whose submitter is dead.
-    submissions: all that the ledger held.
+    submissions: all that the ledger held. reports: what the workers said. mender: Slurm's word for a mender's job that
+    waits or runs, or empty: then what failed may still be tried again.
     """
 
     published: dict[str, Path] = field(default_factory=dict)
@@ -68,10 +74,16 @@ class Cover:
     live: dict[str, Job] = field(default_factory=dict)
     undecided: list[tuple[Intent, Piece]] = field(default_factory=list)
     submissions: set[str] = field(default_factory=set)
+    reports: Reports = field(default_factory=lambda: Reports(Path()))
+    mender: str = ""
 
     def latest(self, key: str) -> Job | None:
         """The element that makes `key`, or the last one that was asked to."""
-        return self.live.get(key) or next((j for j in reversed(self.jobs) if key in j.stages), None)
+        return self.live.get(key) or self._newest.get(key)
+
+    @cached_property
+    def _newest(self) -> dict[str, Job]:
+        return {key: job for job in self.jobs for key in job.stages}
 
 
 def look(plan: Plan, profile: Profile) -> Cover:
@@ -81,8 +93,9 @@ def look(plan: Plan, profile: Profile) -> Cover:
         ClusterError: Slurm does not answer.
     """
     keys = {s["key"] for s in plan["stages"]}
-    cover = Cover(published=published(plan, profile.all_roots))
-    ledger = Ledger(profile.root)
+    roots = profile.all_roots
+    cover = Cover(published=published(plan, roots), reports=Reports(roots[0]))
+    ledger = Ledger(roots[0])
     cover.submissions = {i.submission for i in ledger.intents}
     concerned = [i for i in ledger.intents if any(keys & _keys(p) for p in i.pieces)]
     pending = [i for i in concerned if any(_keys(p) & keys - cover.published.keys() for p in i.pieces)]
@@ -94,24 +107,31 @@ def look(plan: Plan, profile: Profile) -> Cover:
         for index, row in p.elements.items()
         if keys & set(row["stages"]) - cover.published.keys()
     ]
+    menders = [(p.job_name, None) for i in slurm for p in i.pieces if not _keys(p)]
+    wanted += menders
     table = queue.look(wanted, min(i.when for i in slurm)) if slurm else {}
+    known = {name for name, _ in table}
     for intent in concerned:
         for piece in intent.pieces:
             if keys & _keys(piece):
-                _piece(cover, ledger, intent, piece, table, profile.root)
+                _piece(cover, ledger, intent, piece, table, piece.job_name in known, roots[0])
+    cover.mender = next((table[m].word for m in menders if m in table and not table[m].over), "")
     cover.live = _live(cover)
     return cover
 
 
 def published(plan: Plan, roots: list[Path]) -> dict[str, Path]:
     """The stages of a plan whose artifacts are there: key -> folder. One listing per root and stage."""
+    keys: dict[str, list[str]] = {}
+    for spec in plan["stages"]:
+        keys.setdefault(spec["stage"], []).append(spec["key"])
     found: dict[str, Path] = {}
     for root in reversed(roots):
-        for stage in {s["stage"] for s in plan["stages"]}:
+        for stage, wanted in keys.items():
             parent = root / "artifacts" / stage
-            names = {p.name for p in parent.iterdir()} if parent.is_dir() else set()
-            for key in (s["key"] for s in plan["stages"] if s["stage"] == stage and s["key"] in names):
-                if artifact.find([root], stage, key):
+            names = listed(parent)
+            for key in (k for k in wanted if k in names):
+                if os.path.exists(f"{parent}/{key}/DONE"):  # noqa: PTH110 - a thousand of them
                     found[key] = parent / key
     return found
 
@@ -125,21 +145,22 @@ def _keys(piece: Piece) -> set[str]:
     return {k for e in piece.elements.values() for k in e["stages"]}
 
 
-def _piece(cover: Cover, ledger: Ledger, intent: Intent, piece: Piece, table: queue.Table, root: Path) -> None:
+def _piece(
+    cover: Cover, ledger: Ledger, intent: Intent, piece: Piece, table: queue.Table, known: bool, root: Path
+) -> None:
+    """Add the jobs of a piece; `known`: Slurm has heard its name."""
     decision = ledger.decision(intent.submission, piece.name)
-    states = local.states(root, intent.submission, piece.name, piece.elements) if intent.kind == "local" else {}
-    unknown = not any(name == piece.job_name for name, _ in table) and not states
-    if decision is None and unknown and not alive(intent.submitter):
+    states = _local(root, intent, piece) if intent.kind == "local" else {}
+    submitting = decision is None and alive(intent.submitter)
+    if decision is None and not known and not states and not submitting:
         cover.undecided.append((intent, piece))
     for index, row in piece.elements.items():
         element = (intent.submission, piece.name, index)
         state = states.get(index) or table.get((piece.job_name, _slurm_index(piece, index)))
         job = Job(element, row["stages"], row["needs"], LOST, single=len(piece.elements) == 1)
         if state is not None:
-            job.word, job.reason, job.job_id, job.queued = state.word, state.reason, state.job_id, not state.over
-            if state.hopeless:
-                job.word = "CANCELLED"
-        elif decision is None and alive(intent.submitter):
+            _as_seen(job, state)
+        elif submitting:
             job.word = UNDECIDED
         if element in ledger.withdrawn and (job.waiting or job.word == LOST):
             job.word, job.reason = WITHDRAWN, ledger.withdrawn[element]
@@ -147,17 +168,25 @@ def _piece(cover: Cover, ledger: Ledger, intent: Intent, piece: Piece, table: qu
             job.word, job.reason = REPLACED, decision["replaced"]
         elif job.word == LOST and decision is None:
             job.word, job.reason = REPLACED, "hpc submit was interrupted before sbatch answered; submit again"
+        elif job.word == LOST and not cover.published.keys() >= set(job.stages):
+            job.word = cover.reports.verdict(element) or LOST
         if job.word == "COMPLETED" and intent.kind == "slurm" and not cover.published.keys() >= set(job.stages):
-            job.word = SETTLING if _just_done(root, element) else job.word
+            job.word = SETTLING if cover.reports.fresh(element, artifact.PATIENCE_S) else job.word
         cover.jobs.append(job)
 
 
-def _just_done(root: Path, element: Element) -> bool:
-    """True if the worker itself said less than artifact.PATIENCE_S ago (by its clock) that all its stages are done."""
-    submission, piece, index = element
-    rows = [files.read_json(p) for p in (root / "jobs" / submission / "state").glob(f"{piece}.{index}.*.json")]
-    said = [calendar.timegm(time.strptime(r["at"], "%Y-%m-%dT%H:%M:%SZ")) for r in rows if r["state"] == "done"]
-    return any(abs(time.time() - at) < artifact.PATIENCE_S for at in said)
+def _local(root: Path, intent: Intent, piece: Piece) -> dict[int, queue.State]:
+    from hpc.cluster import local  # the runner, and with it all that judges failures: only where one runs
+
+    return local.states(root, intent.submission, piece.name, piece.elements)
+
+
+def _as_seen(job: Job, state: queue.State) -> None:
+    """Slurm's (or the local runner's) word for a job."""
+    job.word, job.reason, job.job_id, job.start = state.word, state.reason, state.job_id, state.start
+    job.queued, job.settling = not state.over, state.settling
+    if state.hopeless:
+        job.word = "CANCELLED"
 
 
 def _live(cover: Cover) -> dict[str, Job]:

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from hpc.errors import ClusterError
 
@@ -34,8 +35,13 @@ OVER = {
     "RECONFIG_FAIL",
 }
 
-SQUEUE = "%i|%F|%K|%T|%r|%V|%j"
-SACCT = "JobID,State,ExitCode,Submit,Reason,JobName"
+MOMENTARY = {"NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "LAUNCH_FAILED"}
+"""Ends after which Slurm puts a job that may be requeued back into the queue: seen for a moment, or for ever."""
+SETTLE_S = 60.0
+"""How long such a word is not yet believed: Slurm requeues within seconds, and accounting follows."""
+
+SQUEUE = "%i|%F|%K|%T|%r|%V|%S|%e|%j"
+SACCT = "JobID,State,ExitCode,Submit,Reason,End,JobName"
 
 INDICES = re.compile(r"(\d+)(?:-(\d+)(?::([1-9]\d*))?)?")
 """One part of a list of array indices: 3, 3-5 or 3-9:2."""
@@ -49,18 +55,32 @@ OUTER = re.compile(r"SLURM_(?!CONF$|CLUSTERS$|TIME_FORMAT$)|SLURMD_|SRUN_|PMI|HP
 
 @dataclass(frozen=True)
 class State:
-    """What Slurm says about one job: its word verbatim, why it waits, its id (17 or 17_3), when it was submitted."""
+    """What Slurm says about one job: its word verbatim, why it waits, its id (17 or 17_3), when it was submitted.
+
+    `start`: when it started, or when Slurm expects it to; `end`: when it ended, or must. Both are Slurm's local time
+    (2026-11-22T02:00:00) or empty.
+    """
 
     word: str
     reason: str
     job_id: str
     submitted: str
     exit: str = ""
+    start: str = ""
+    end: str = ""
 
     @property
     def over(self) -> bool:
-        """True for the states that Slurm documents as final. An unknown word is never final."""
-        return self.word in OVER
+        """True for the states that Slurm documents as final. An unknown word is never final, nor one that settles."""
+        return self.word in OVER and not self.settling
+
+    @property
+    def settling(self) -> bool:
+        """True while the job may still be on its way back into the queue: a node that died a moment ago, for one.
+
+        Clocks of the controller and of this host that differ by more than SETTLE_S end this at once.
+        """
+        return self.word in MOMENTARY and (not self.end or abs(time.time() - seconds(self.end)) < SETTLE_S)
 
     @property
     def waiting(self) -> bool:
@@ -103,23 +123,38 @@ def history(names: set[str], since: float) -> Table:
 
 def parse_squeue(text: str, names: set[str]) -> Table:
     """Lines of SQUEUE fields -> states of the jobs called `names`; the newest submission of a name counts."""
-    rows = [line.split("|", 6) for line in text.splitlines() if line.count("|") >= 6]
     found: Table = {}
-    for job, base, index, word, reason, submitted, name in rows:
-        if name in names:
+    for line in text.splitlines():
+        if line[line.rfind("|") + 1 :] in names and line.count("|") >= 8:  # of 20,000 lines few are ours
+            job, base, index, word, reason, submitted, start, end, name = line.split("|", 8)
             own = f"{base}_{index}" if index.isdigit() else job
-            _keep(found, (name, int(index) if index.isdigit() else None), State(word, reason, own, submitted))
+            state = State(word, reason, own, submitted, start=_time(start), end=_time(end))
+            _keep(found, (name, int(index) if index.isdigit() else None), state)
     return found
 
 
 def parse_sacct(text: str, names: set[str]) -> Table:
     """Lines of SACCT fields -> states; of a requeued job's records the newest counts."""
-    rows = [line.split("|", 5) for line in text.splitlines() if line.count("|") >= 5]
+    rows = [line.split("|", 6) for line in text.splitlines() if line.count("|") >= 6]
     found: Table = {}
-    for job, word, code, submitted, reason, name in rows:
+    for job, word, code, submitted, reason, end, name in rows:
         for index in _indices(job) if name in names else []:
-            _keep(found, (name, index), State(word.split()[0], reason, job, submitted, code))
+            # a record without an end is as old as its submission: what accounting keeps so does not settle
+            state = State(word.split()[0], reason, job, submitted, code, end=_time(end) or submitted)
+            _keep(found, (name, index), state)
     return found
+
+
+def seconds(text: str) -> float:
+    """Seconds since the epoch of Slurm's local time; 0 for what is not a time."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _time(text: str) -> str:
+    return "" if text in ("N/A", "Unknown", "None", "NONE") else text
 
 
 def _keep(found: Table, key: tuple[str, int | None], state: State) -> None:

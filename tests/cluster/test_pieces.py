@@ -120,7 +120,7 @@ def test_a_waiting_child_of_a_dead_parent_does_not_count_as_on_its_way(toys, slu
     ledger.decide("OLD", "generate-0", {"job_id": "2"})
     answers = {"FAILED": {}, "RUNNING": {plan.key("t0"), plan.key("g0")}}
     for word, expected in answers.items():
-        lines = f"1|1|N/A|{word}|None|T|name-t\n2|2|N/A|PENDING|Dependency|T|name-g\n"
+        lines = f"1|1|N/A|{word}|None|T|T|T|name-t\n2|2|N/A|PENDING|Dependency|T|N/A|N/A|name-g\n"
         monkeypatch.setattr("hpc.cluster.queue.run", lambda *a, lines=lines, **k: lines)
         assert set(look(plan.document(), slurm_profile).live) == set(expected)
 
@@ -133,7 +133,7 @@ def test_a_job_that_has_just_completed_is_not_submitted_again_before_its_artifac
     row = Piece("train-0", "toy", "name-t", "", {0: {"stages": [plan.key("t0")], "needs": []}})
     ledger.intend(Intent("OLD", "toys", "slurm", "slurm", [row]))
     ledger.decide("OLD", "train-0", {"job_id": "1"})
-    monkeypatch.setattr("hpc.cluster.queue.run", lambda *a, **k: "1|1|N/A|COMPLETED|None|T|name-t\n")
+    monkeypatch.setattr("hpc.cluster.queue.run", lambda *a, **k: "1|1|N/A|COMPLETED|None|T|T|T|name-t\n")
     assert not look(plan.document(), slurm_profile).live  # its worker said nothing
     said = slurm_profile.root / "jobs/OLD/state/train-0.0.1.0.json"
     for age_s, expected in ((5, {plan.key("t0")}), (artifact.PATIENCE_S + 5, set())):

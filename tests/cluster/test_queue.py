@@ -1,6 +1,7 @@
 """Slurm's answers: fixed fields, every kind of id, unknown words, silence."""
 
 import os
+import time
 
 import pytest
 
@@ -11,20 +12,23 @@ from hpc.errors import ClusterError
 
 def test_squeue_lines_of_arrays_and_plain_jobs():
     text = (
-        "12|12|N/A|RUNNING|None|2026-11-22T02:00:00|one\n"
-        "15_3|13|3|PENDING|Dependency|2026-11-22T02:00:00|many\n"
-        "99|99|N/A|RUNNING|None|2026-11-22T02:00:00|some|one|else\n"
+        "12|12|N/A|RUNNING|None|2026-11-22T02:00:00|2026-11-22T02:00:01|2026-11-22T03:00:01|one\n"
+        "15_3|13|3|PENDING|Dependency|2026-11-22T02:00:00|N/A|N/A|many\n"
+        "99|99|N/A|RUNNING|None|2026-11-22T02:00:00|N/A|N/A|some|one|else\n"
     )
     assert parse_squeue(text, {"one", "many"}) == {
-        ("one", None): State("RUNNING", "None", "12", "2026-11-22T02:00:00"),
+        ("one", None): State(
+            "RUNNING", "None", "12", "2026-11-22T02:00:00", start="2026-11-22T02:00:01", end="2026-11-22T03:00:01"
+        ),
         ("many", 3): State("PENDING", "Dependency", "13_3", "2026-11-22T02:00:00"),
     }
 
 
 def test_sacct_keeps_the_newest_record_and_expands_waiting_arrays():
     text = (
-        "17|NODE_FAIL|0:0|2026-11-22T02:00:00|None|one\n17|COMPLETED|0:0|2026-11-22T02:05:00|None|one\n"
-        "18_[2-3,7%2]|CANCELLED by 0|0:0|2026-11-22T02:00:00|Dependency|many\n18_1|TIMEOUT|0:0|T|None|many\n"
+        "17|NODE_FAIL|0:0|2026-11-22T02:00:00|None|2026-11-22T02:01:00|one\n"
+        "17|COMPLETED|0:0|2026-11-22T02:05:00|None|2026-11-22T02:09:00|one\n"
+        "18_[2-3,7%2]|CANCELLED by 0|0:0|2026-11-22T02:00:00|Dependency|Unknown|many\n18_1|TIMEOUT|0:0|T|None|T|many\n"
     )
     found = parse_sacct(text, {"one", "many"})
     assert found[("one", None)].word == "COMPLETED"
@@ -33,14 +37,28 @@ def test_sacct_keeps_the_newest_record_and_expands_waiting_arrays():
 
 
 def test_a_list_of_indices_that_slurm_cut_off_is_no_error():
-    assert {i for _, i in parse_sacct("17_[1,3-7:2,...]|PENDING|0:0|T|None|many\n", {"many"})} == {1, 3, 5, 7}
-    assert {i for _, i in parse_sacct("17_[1,3,5-...]|PENDING|0:0|T|None|many\n", {"many"})} == {1, 3}
+    assert {i for _, i in parse_sacct("17_[1,3-7:2,...]|PENDING|0:0|T|None|T|many\n", {"many"})} == {1, 3, 5, 7}
+    assert {i for _, i in parse_sacct("17_[1,3,5-...]|PENDING|0:0|T|None|T|many\n", {"many"})} == {1, 3}
 
 
 @pytest.mark.parametrize("word", ["SUSPENDED", "CONFIGURING", "COMPLETING", "SOMETHING_NEW", "REQUEUE_HOLD"])
 def test_only_documented_ends_are_ends(word):
     state = State(word, "", "1", "")
     assert not state.over and state.word == word
+
+
+@pytest.mark.parametrize("word", ["NODE_FAIL", "BOOT_FAIL", "PREEMPTED"])
+def test_a_word_seen_on_the_way_back_into_the_queue_is_no_end_for_a_minute(word):
+    at = lambda ago: time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - ago))  # noqa: E731
+    line = "7|7|N/A|{}|None|2026-11-22T02:00:00|2026-11-22T02:00:01|{}|a\n"
+    fresh, old, unknown = (parse_squeue(line.format(word, end), {"a"})[("a", None)] for end in (at(3), at(120), "N/A"))
+    assert fresh.settling and not fresh.over
+    assert old.over and not old.settling
+    assert not unknown.over  # squeue forgets it in minutes; until then nobody takes it for finished
+    record = "7|{}|0:0|2026-11-22T02:00:00|None|{}|a\n"
+    assert parse_sacct(record.format(word, "Unknown"), {"a"})[("a", None)].over
+    assert not parse_sacct(record.format(word, at(3)), {"a"})[("a", None)].over
+    assert parse_squeue(line.format("TIMEOUT", at(3)), {"a"})[("a", None)].over
 
 
 def test_a_job_whose_parent_failed_is_hopeless():
@@ -53,7 +71,7 @@ def test_one_squeue_and_one_sacct_whatever_the_number_of_jobs(monkeypatch):
 
     def run(command, **options):
         calls.append(command)
-        return "" if command[0] == "sacct" else "1|1|N/A|RUNNING|None|T|n0\n"
+        return "" if command[0] == "sacct" else "1|1|N/A|RUNNING|None|T|T|T|n0\n"
 
     monkeypatch.setattr(queue, "run", run)
     look([(f"n{i}", None) for i in range(50)], 1e9)
@@ -73,7 +91,7 @@ def test_without_accounting_what_left_the_queue_is_simply_not_there(monkeypatch)
 
 def test_elements_that_left_the_queue_before_their_neighbours_are_looked_up(monkeypatch):
     def run(command, **options):
-        return "7_1|COMPLETED|0:0|T|None|a\n" if command[0] == "sacct" else "7_2|7|2|RUNNING|None|T|a\n"
+        return "7_1|COMPLETED|0:0|T|None|T|a\n" if command[0] == "sacct" else "7_2|7|2|RUNNING|None|T|T|T|a\n"
 
     monkeypatch.setattr(queue, "run", run)
     assert {i: s.word for (_, i), s in look([("a", 1), ("a", 2)], 1e9).items()} == {1: "COMPLETED", 2: "RUNNING"}

@@ -1,0 +1,157 @@
+"""Results to Weights & Biases from the login node: what jobs without a network could not send.
+
+    hpc report X --to wandb                     with WANDB_API_KEY (or a login) and a network
+    WANDB_MODE=offline hpc report X --to wandb  writes files that `wandb sync` sends from elsewhere
+
+Each published artifact is one W&B run, under the id that its job uses as well (hpc.track.identity): the rows of its
+metrics.jsonl on the axis global_step; for grades also accuracy with its interval and a table of verdicts. Of a task
+with publish: false the table has ids and verdicts alone. What was sent once is not sent again: ROOT/wandb/sent/ID.json.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hpc import artifact, files, track
+from hpc.errors import ClusterError, nearest
+from hpc.evals import stats
+
+PRIVATE: tuple[str, ...] = ("id", "sample", "verdict")
+"""Columns of the table of a task that is not to be published."""
+PUBLIC = (*PRIVATE, "extracted", "reference", "question")
+
+Row = dict[str, Any]
+
+
+def send(plan: Row, roots: Sequence[Path], to: str = "wandb") -> str:
+    """Send every published artifact of a plan that was not sent before; returns what was done and the next command.
+
+    Raises:
+        ClusterError: another place than wandb, wandb is not installed or disabled, or it does not take the runs.
+    """
+    _check(to)
+    found = {s["key"]: artifact.find(roots, s["stage"], s["key"]) for s in plan["stages"]}
+    ready = [(s, folder) for s in plan["stages"] if (folder := found[s["key"]]) is not None]
+    left = [(s, folder) for s, folder in ready if not _marker(roots[0], s).exists()]
+    titles, tags = track.titles(plan), track.tags(plan)
+    with _data_in(roots[0] / "wandb"):
+        for spec, folder in left:
+            _send(spec, folder, roots, plan["name"], titles[spec["key"]], tags[spec["key"]])
+            files.write_json(_marker(roots[0], spec), {"mode": track.mode(), "project": track.project()})
+    done = f"{len(left)} artifacts to W&B ({track.mode()}), {len(ready) - len(left)} were sent before"
+    missing = len(found) - len(ready)
+    rest = f"; {missing} are not published yet: say it again later" if missing else ""
+    offline = f"\nnext: wandb sync {roots[0]}/wandb/offline-run-*" if left and track.mode() == "offline" else ""
+    return f"{done}{rest}{offline}"
+
+
+def _check(to: str) -> None:
+    where = "hpc report --to"
+    if to != "wandb":
+        raise ClusterError(f'there is no place "{to}"', where=where, why=nearest(to, ["wandb"]), next="--to wandb")
+    if importlib.util.find_spec("wandb") is None:
+        raise ClusterError(
+            "wandb is not installed", where=where, why="it is an extra of this package", next="pip install wandb"
+        )
+    if track.mode() == "disabled":
+        raise ClusterError(
+            "W&B is switched off", where=where, why="WANDB_MODE=disabled", next="unset WANDB_MODE, or set it to offline"
+        )
+
+
+def _marker(root: Path, spec: Row) -> Path:
+    return root / "wandb" / "sent" / f"{track.identity(spec['stage'], spec['key'])}.json"
+
+
+@contextmanager
+def _data_in(folder: Path) -> Iterator[None]:
+    """Tables are staged beside the runs that name them, not at home: `wandb sync` needs both."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "staging"))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+def _send(spec: Row, folder: Path, roots: Sequence[Path], sweep: str, title: str, tags: list[str]) -> None:
+    name = track.identity(spec["stage"], spec["key"])
+    config = {**_public(spec["config"]), "seed": spec["seed"], "key": spec["key"], "recipe": spec["recipe"]}
+    run = track.start(title, sweep, spec["stage"], config, name, tags, roots[0])
+    if run is None:
+        raise ClusterError(
+            "W&B did not take a run",
+            where=title,
+            why="its words are above",
+            next="check the network and `wandb login`, or set WANDB_MODE=offline and `wandb sync` from elsewhere",
+        )
+    metrics = folder / "metrics.jsonl"
+    rows = list(files.read_jsonl(metrics)) if metrics.exists() else []
+    for row in unsent(run, [{"global_step": row.get("step", n), **_numbers(row)} for n, row in enumerate(rows)]):
+        run.log(row)
+    if spec["stage"] == "grade":
+        _log_grades(run, spec, folder, roots)
+    run.finish()
+
+
+def unsent(run: Any, rows: list[Row]) -> list[Row]:
+    """The rows that a run does not have yet: a job with a network has sent its own while it ran."""
+    behind = run.summary.get("global_step") if run.resumed else None
+    return [row for row in rows if behind is None or row["global_step"] > behind]
+
+
+def _log_grades(run: Any, spec: Row, folder: Path, roots: Sequence[Path]) -> None:
+    """Accuracy in % with its Wilson interval over questions, shares of verdicts, and a row for every sample."""
+    import wandb
+
+    grades = list(files.read_jsonl(folder / "grades.jsonl"))
+    scores: dict[str, list[bool]] = {}
+    for grade in grades:
+        scores.setdefault(grade["id"], []).append(grade["verdict"] == "correct")
+    means = [sum(s) / len(s) for s in scores.values()]
+    found = stats.wilson(sum(means), len(means)) if means else None
+    if found:
+        run.log({"global_step": 0, "accuracy": 100 * found.value, "lo": 100 * found.lo, "hi": 100 * found.hi})
+    verdicts = sorted({g["verdict"] for g in grades})
+    counted = {f"verdict/{v}": 100 * sum(g["verdict"] == v for g in grades) / len(grades) for v in verdicts}
+    columns, asked = PRIVATE, dict[str, Row]()
+    samples = _samples(spec, roots)
+    if samples is not None and _may_leave(samples):
+        columns = PUBLIC
+        asked = {q["id"]: q for q in files.read_jsonl(samples / "questions.jsonl")}
+    rows = [{**asked.get(g["id"], {}), **g} for g in grades]
+    table = wandb.Table(columns=list(columns), data=[[row.get(c) for c in columns] for row in rows])
+    run.log({"global_step": 0, **counted, "grades": table})
+
+
+def _samples(spec: Row, roots: Sequence[Path]) -> Path | None:
+    """The generate artifact that was graded."""
+    source = spec["inputs"].get("samples") or {}
+    return artifact.find(roots, "generate", source["key"]) if "key" in source else None
+
+
+def _may_leave(samples: Path) -> bool:
+    """Whether the text of a task may leave the artifact: only where the artifact itself says so."""
+    return (files.read_json(samples / "config.json")["what"].get("task") or {}).get("publish", True) is True
+
+
+def _public(config: Row) -> Row:
+    """Settings without the texts of tasks: prompts stay where they are."""
+    return {k: v for k, v in config.items() if k not in ("task", "tasks")}
+
+
+def _numbers(row: Row) -> Row:
+    """Numbers and tables of numbers: metrics.jsonl holds no text, and none is let through."""
+    kept: Row = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            kept |= {f"{name}/{k}": v for k, v in _numbers(value).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
+            kept[name] = value
+    return kept
