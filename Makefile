@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PATH := $(bin):$(PATH)
 
-.PHONY: help setup demo test proof proof-ci check bench resolve smol-model clean
+.PHONY: help setup demo test proof proof-ci soak check bench bench-peers resolve smol-model clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -38,6 +38,9 @@ proof: setup  ## everything: all faults, repetitions; the summary is kept in ben
 proof-ci: setup  ## one example of every kind of proof
 	python -m pytest -m proof_ci $(TEST_ARGS)
 
+soak: setup  ## 200 runs on a throw-away Slurm under random faults (SOAK_MINUTES=15)
+	python -m pytest tests/slurm/test_soak.py -m proof $(TEST_ARGS)
+
 check: setup  ## lint, format, types
 	ruff check .
 	ruff format --check .
@@ -45,6 +48,9 @@ check: setup  ## lint, format, types
 
 bench: setup  ## benchmarks; results as dated JSON in bench/results
 	python -m bench.run
+
+bench-peers:  ## environment of the peers that bench/submit.py measures
+	$(PYTHON) -m venv .venv-peers && .venv-peers/bin/pip install -q -r bench/peers.txt
 
 resolve: setup  ## does the CUDA environment still resolve? (metadata only, seconds)
 	python -m pip install --quiet uv
