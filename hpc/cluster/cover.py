@@ -77,6 +77,11 @@ class Cover:
     reports: Reports = field(default_factory=lambda: Reports(Path()))
     mender: str = ""
 
+    @property
+    def stuck(self) -> list[str]:
+        """Ids of jobs that Slurm holds after a failed launch, and that are still wanted."""
+        return [j.job_id for j in self.live.values() if j.reason == queue.STUCK]
+
     def latest(self, key: str) -> Job | None:
         """The element that makes `key`, or the last one that was asked to."""
         return self.live.get(key) or self._newest.get(key)
@@ -162,7 +167,7 @@ def _piece(
             _as_seen(job, state)
         elif submitting:
             job.word = UNDECIDED
-        if element in ledger.withdrawn and (job.waiting or job.word == LOST):
+        if element in ledger.withdrawn and (not job.over or job.word == LOST):  # if it still runs, it is being ended
             job.word, job.reason = WITHDRAWN, ledger.withdrawn[element]
         elif decision is not None and "replaced" in decision:
             job.word, job.reason = REPLACED, decision["replaced"]

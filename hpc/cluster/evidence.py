@@ -25,6 +25,7 @@ MOST_LOGS = 64
 """Logs of one start that are read; of more ranks those whose logs are longest, and rank 0's."""
 RANK = re.compile(r"(\d+)-(.+)\.(\d+)\.(\d+)-(\d+)\.out")
 BATCH = re.compile(r"(\d+)-(.+)\.batch\.out")
+HEAD = re.compile(r"======== job \S+ restart \d+ on (\S+), ")
 BEGINS = re.compile(r"======== job \S+ restart (\d+) on ")
 FAILED = re.compile(r"hpc: start (\S+) failed with code")
 
@@ -61,7 +62,7 @@ def of_start(
         *_only_host(root / "jobs" / submission / f"{piece}.json", states.get(start, {})),
         *(r.get("host", "") for r in rows),
     ]
-    hosts = list(dict.fromkeys(h for h in found if h))
+    hosts = list(dict.fromkeys(h for h in found if h)) or _batch_host(batch)
     return Evidence(logs, rows, slurm, list(steps), code, hosts)
 
 
@@ -189,6 +190,12 @@ def _is_of(row: dict[str, Any], about: dict[str, Any], piece: str, index: int, s
     if "job" in row:
         return bool(row["job"] == f"{piece}.{index}.{start}")
     return start == f"{about.get('job_id')}.{about.get('restart', 0)}.{about.get('try', 0)}"
+
+
+def _batch_host(batch: Log | None) -> list[str]:
+    """The node that the head of the batch log names, where no rank came to life; of several nobody knows which."""
+    heads = [m.group(1) for line in (batch.text.split("\n") if batch else []) if (m := HEAD.match(line))]
+    return [h for h in heads[-1:] if "[" not in h and "," not in h]
 
 
 def _only_host(jobfile: Path, state: dict[str, Any]) -> list[str]:

@@ -42,11 +42,13 @@ class Judgement:
     """What to do about jobs that ended without their artifacts.
 
     changes: key -> what its next job gets. held: key -> why it is not tried again. rebuild: keys of damaged artifacts.
+    poisoned: nodes on which every job fails.
     """
 
     changes: dict[str, Change] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     rebuild: list[str] = field(default_factory=list)
+    poisoned: set[str] = field(default_factory=set)
 
 
 def judge(
@@ -61,7 +63,7 @@ def judge(
     found = Judgement()
     failed = _failed(plan, cover)
     verdicts = _verdicts(profile, failed)
-    poisoned = _poisoned(profile, failed, verdicts)
+    found.poisoned = _poisoned(profile, failed, verdicts)
     for key, job in failed.items():
         if job.word == "CANCELLED" or job.word == WITHDRAWN:
             if mender and (job.word == WITHDRAWN or cover.published.keys() >= set(job.needs)):
@@ -69,8 +71,8 @@ def judge(
             continue
         verdict = verdicts[job.element]
         change, why = _remedy(profile, job, verdict)
-        if hosts := poisoned & {verdict.host}:
-            change = Change(exclude=sorted({*change.exclude, *hosts}), why=f"every job fails on {verdict.host}")
+        if verdict.host in found.poisoned:
+            change.why = f"every job fails on {verdict.host}"
         elif key not in again and (why or (mender and verdict.cure == "stop")):
             found.held[key] = why or verdict.words
             continue

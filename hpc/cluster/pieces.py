@@ -79,12 +79,14 @@ def todo(
     cover: Cover,
     changes: dict[str, Change] | None = None,
     held: Collection[str] = (),
+    poisoned: Collection[str] = (),
 ) -> list[Todo]:
     """The jobs to submit, parents first.
 
     Args:
         changes: key -> what its job gets after a failure.
         held: keys that are not to be made; what needs them waits too.
+        poisoned: nodes that no job is sent to.
 
     Raises:
         ClusterError: an input that is not published and that neither the plan nor a submitted job makes.
@@ -95,6 +97,7 @@ def todo(
         keys = [k for k in job["stages"] if k not in cover.published and k not in cover.live and k not in held]
         if keys:
             stages, change = [specs[k] for k in keys], _merged([(changes or {}).get(k, Change()) for k in keys])
+            change.exclude = sorted({*change.exclude, *poisoned})
             resources = change.apply(profile.resources(job["kind"], job["resources"]))
             found.append(Todo(job["kind"], job["array"], int(job["index"]), stages, resources, change))
     found = _possible(found, cover, set(held))

@@ -84,7 +84,7 @@ class Profile:
     su_per_gpu_hour: float | None = how(None, "service units that one GPU costs for one hour, where the site counts so")
     cpus_per_rank: int = how(1, "CPU cores of each rank where the recipe leaves it open")
     cpus_per_gpu: int = how(8, "CPU cores for each GPU where the recipe leaves it open")
-    memory_gib: float = how(8, "memory of each node in GiB where the recipe leaves it open")
+    memory_gib: float = how(8, "memory of each node in GiB where the recipe leaves it open; 0 says no --mem")
     hours: float = how(1, "time limit of a job in hours where the recipe leaves it open")
     max_hours: float | None = how(None, "longest time limit of the partition in hours (`sinfo -o '%P %l'`)")
     network: bool = how(False, "whether the nodes reach the hub; false sets HF_HUB_OFFLINE=1")

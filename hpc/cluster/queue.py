@@ -53,6 +53,10 @@ OUTER = re.compile(r"SLURM_(?!CONF$|CLUSTERS$|TIME_FORMAT$)|SLURMD_|SRUN_|PMI|HP
 """Variables of a job that we may be inside of: a new submission must not inherit them."""
 
 
+STUCK = "launch failed requeued held"
+"""Why a job waits for ever that Slurm could not start."""
+
+
 @dataclass(frozen=True)
 class State:
     """What Slurm says about one job: its word verbatim, why it waits, its id (17 or 17_3), when it was submitted.
@@ -210,6 +214,15 @@ def run(command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> str:
             next="try again in a minute; if it stays, ask the cluster's staff with the text above",
         )
     return done.stdout
+
+
+def release(job_ids: Sequence[str]) -> None:
+    """Let jobs go that Slurm put on hold because their launch failed: nobody else would, and others wait for them.
+
+    Slurm does so after a failed prolog, or when it lost its state; the next launch may be elsewhere, and succeed.
+    """
+    for job_id in job_ids:
+        run(["scontrol", "release", job_id])
 
 
 def cancel(job_ids: Sequence[str]) -> None:

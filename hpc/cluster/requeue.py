@@ -54,12 +54,13 @@ def requeue(shift: Shift, received: str = "") -> int:
 
 def elsewhere(shift: Shift, host: str) -> str:
     """Requeue this job so that it does not come back to `host`; returns what went wrong, empty if nothing did."""
-    job = shift.slurm_job
+    job, avoided = shift.slurm_job, [host, *shift.document["resources"].get("exclude", [])]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the requeue tells this process too, before the second call
     try:
         done = scontrol("requeue", job)
         if done.returncode:
             return done.stderr.strip()
-        scontrol("update", f"JobId={job}", f"ExcNodeList={host}")
+        scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(avoided)}")
     except (subprocess.TimeoutExpired, FileNotFoundError) as error:
         return str(error)
     return ""

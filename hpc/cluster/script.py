@@ -18,6 +18,19 @@ SRUN = ["srun", "--unbuffered", "--kill-on-bad-exit=1", "--wait=0", "--cpu-bind=
 keeps its own cores (without it, ranks of a node wander over all of them and share caches and memory channels badly)."""
 
 
+LEAVE = """\
+leave() {  # a node where not even the setup or Python works would eat a whole array: once, go elsewhere
+    code=$?
+    case "$code ${HPC_TRY:+started}" in "0 "* | *" started") [ $code -eq 126 ] || [ $code -eq 127 ] || return ;; esac
+    [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || return
+    trap '' TERM  # the requeue tells this shell too
+    scontrol requeue "$SLURM_JOB_ID" && scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=${SLURMD_NODENAME}AVOIDED"
+    sleep 60
+}
+trap leave EXIT"""
+"""Ends every batch script. Exit codes 126 and 127: the shell found no command to run."""
+
+
 def line(python: str, module: str, *arguments: str | Path) -> str:
     """`python -m hpc.cluster.MODULE ARGUMENTS`, quoted. -P: the working folder must not shadow the snapshot."""
     return shlex.join([python, "-P", "-u", "-m", f"hpc.cluster.{module}", *map(str, arguments)])
@@ -81,6 +94,7 @@ def parameters(
         code: the snapshot that the job imports; None leaves the job its own.
     """
     place = profile.place(kind)
+    avoided = ",".join([*filter(None, [str(place.sbatch.get("exclude", ""))]), *resources.get("exclude", [])])
     return {
         "job_name": job_name,
         "partition": place.partition,
@@ -90,15 +104,16 @@ def parameters(
         "nodes": resources["nodes"],
         "ntasks_per_node": resources["ranks_per_node"],
         "cpus_per_task": resources["cpus_per_rank"],
-        "mem": f"{math.ceil(resources['memory_gib'] * 1024)}M",  # always: a site's default may be 100 MB per core
+        # a site's default may be 100 MB per core; 0 leaves it to sites that refuse the option
+        "mem": f"{math.ceil(resources['memory_gib'] * 1024)}M" if resources["memory_gib"] else None,
         "dependency": dependency or None,
         "signal_delay_s": lead_s(resources["hours"], profile),
         "stderr_to_stdout": True,
         "wckey": None,
         "map_count": len(indices) if indices is not None else None,
-        "setup": setup(kind, profile, code),
+        "setup": setup(kind, profile, code, avoided),
         "use_srun": False,  # our own line: see body()
-        "exclude": ",".join(resources.get("exclude", [])) or None,
+        "exclude": avoided or None,
         **_gpus(resources, profile),
         "additional_parameters": _further(place, profile, indices, logs, index),
     }
@@ -128,15 +143,20 @@ def _further(place: Place, profile: Profile, indices: list[int] | None, logs: Pa
     own: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "output": str(logs / f"{name}.batch.out")}
     if indices is not None:
         own["array"] = f"{ranges(indices)}%{profile.array_throttle}"
-    return {**own, **{k.replace("_", "-"): v for k, v in place.sbatch.items()}}
+    return {**own, **{k.replace("_", "-"): v for k, v in place.sbatch.items() if k != "exclude"}}
 
 
-def setup(kind: str, profile: Profile, code: Path | None = None) -> list[str]:
-    """Shell lines before srun; `set -e` makes a failing line end the job."""
+def setup(kind: str, profile: Profile, code: Path | None = None, avoided: str = "") -> list[str]:
+    """Shell lines before srun; `set -e` makes a failing line end the job.
+
+    Args:
+        avoided: nodes that this job is kept away from; one that it leaves is added to them.
+    """
     # the head is what tells a later reader which node it was, whatever fails below
     head = "======== job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $(date -u +%FT%TZ)"
     return [
         f'echo "{head}"',
+        *LEAVE.replace("AVOIDED", f",{avoided}" if avoided else "").splitlines(),
         "set -e",
         *([f"umask {profile.umask}"] if profile.umask else []),
         *profile.place(kind).setup,

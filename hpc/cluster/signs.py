@@ -81,8 +81,10 @@ SIGNS: tuple[Sign, ...] = (
     # shared memory, before space: both say "No space left on device"
     sign(
         "shared_memory",
-        r"(?i)\bbus error\b|SIGBUS|insufficient shared memory|out of shared memory|/dev/shm/?\S*.*No space left"
-        r"|No space left on device.*/dev/shm|unable to (?:open|mmap|allocate|write to) (?:shared memory|file </torch_)"
+        r"(?i)\bbus error\b|SIGBUS|insufficient shared memory|out of shared memory"
+        r"|/dev/shm/(?:torch_|psm_|nccl-|sem\.)\S*.*No space left"
+        r"|No space left on device.*/dev/shm/(?:torch_|psm_|nccl-|sem\.)"
+        r"|unable to (?:open|mmap|allocate|write to) (?:shared memory|file </torch_)"
         r"|unable to mmap \d+ bytes from file </torch|error while creating shared memory segment"
         r"|failed to (?:allocate|create|extend).{0,40}/dev/shm|Call to posix_fallocate failed: No space left",
         6.5,

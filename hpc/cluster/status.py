@@ -41,6 +41,7 @@ def status(plan: Plan, profile: Profile) -> Row:
         ClusterError: Slurm does not answer.
     """
     cover, root = look(plan, profile), profile.root
+    queue.release(sorted(set(cover.stuck)))
     begun = {stage: listed(root / "work" / stage) for stage in {s["stage"] for s in plan["stages"]}}
     stages = {s["key"]: _stage(s, cover, root, s["key"] in begun[s["stage"]]) for s in plan["stages"]}
     runs = [{"name": r["name"], "state": _run(r, stages), "stages": r["stages"]} for r in plan["runs"]]

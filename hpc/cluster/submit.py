@@ -99,7 +99,7 @@ def submit(
         submission = ledgers.new_submission()
         result = Submission(plan["name"], submission, profile.name, dry_run, len(cover.published), len(cover.live))
         result.held = judgement.held
-        jobs = pieces.todo(plan, profile, cover, judgement.changes, judgement.held)
+        jobs = pieces.todo(plan, profile, cover, judgement.changes, judgement.held, judgement.poisoned)
         result.changed = {t.stages[0]["key"]: t.change.why for t in jobs if t.change.why}
         jobs, result.later = _room(jobs, profile, cover)
         groups = pieces.group(jobs, submission, cover, profile.max_array_size)
@@ -167,6 +167,8 @@ def _settled(plan: Plan, profile: Profile, dry_run: bool, *, patience_s: float =
     end = time.monotonic() + patience_s
     while True:
         cover = look(plan, profile)
+        if not dry_run:
+            queue.release(sorted(set(cover.stuck)))
         if any(j.word == UNDECIDED for j in cover.jobs):
             if time.monotonic() > end:
                 raise _busy(profile, f"sbatch has not answered it for {patience_s:.0f} s")
@@ -257,11 +259,14 @@ def _slurm(
     if len(rows) > len(groups) and not result.dry_run:
         live = {j.job_id.partition("_")[0] for j in cover.live.values() if j.job_id}
         waits = sorted({*live, *(a["job_id"] for a in result.arrays)}, key=int)
-        result.mender = _send_mender(profile, result.submission, rows[-1], waits, code)
+        avoid = sorted({n for g in groups for n in g.jobs[0].resources.get("exclude", [])})
+        result.mender = _send_mender(profile, result.submission, rows[-1], waits, code, avoid)
 
 
-def _send_mender(profile: Profile, submission: str, row: Piece, waits: list[str], code: Path) -> str:
-    resources = profile.resources(jobfile.MENDER, {"gpus": 0, "nodes": 1, "ranks": 1})
+def _send_mender(
+    profile: Profile, submission: str, row: Piece, waits: list[str], code: Path, avoid: list[str]
+) -> str:
+    resources = {**profile.resources(jobfile.MENDER, {"gpus": 0, "nodes": 1, "ranks": 1}), "exclude": avoid}
     logs = jobfile.logs(profile, submission, row.name)
     chosen = script.parameters(
         jobfile.MENDER,
@@ -272,7 +277,7 @@ def _send_mender(profile: Profile, submission: str, row: Piece, waits: list[str]
         dependency=f"afterany:{':'.join(waits)}",
         code=code,
     )
-    body = script.line(profile.place(jobfile.MENDER).python or "", "mend", row.jobfile)
+    body = f"export HPC_TRY=0\n{script.line(profile.place(jobfile.MENDER).python or '', 'mend', row.jobfile)}"
     return _send(profile, submission, chosen, body, logs, [row])
 
 

@@ -81,6 +81,10 @@ def prepare(shift: Shift) -> None:
     """Variables that libraries read when they are imported."""
     resources = shift.document["resources"]
     os.environ.update(hosts.rendezvous(os.environ))
+    if shift.document["kind"] == "train":
+        from hpc.cluster import build
+
+        build.use()  # kernels that `hpc doctor --build` compiled
     for name, value in PRESET.items():
         os.environ.setdefault(name, value)
     # one thread a rank on CPUs: ranks share the cores, and sums of floats keep their order
