@@ -19,9 +19,9 @@ class OutOfMemoryError(RuntimeError):
 
 
 FULL = (
-    "CUDA out of memory. Tried to allocate 5.25 GiB. GPU 0 has a total capacity of 79.11 GiB of which 2.84 GiB is free. "
-    "Process 12345 has 76.26 GiB memory in use. Of the allocated memory 73.08 GiB is allocated by PyTorch, and 2.35 GiB "
-    "is reserved by PyTorch but unallocated."
+    "CUDA out of memory. Tried to allocate 5.25 GiB. GPU 0 has a total capacity of 79.11 GiB of which 2.84 GiB is "
+    "free. Process 12345 has 76.26 GiB memory in use. Of the allocated memory 73.08 GiB is allocated by PyTorch, and "
+    "2.35 GiB is reserved by PyTorch but unallocated."
 )
 
 
