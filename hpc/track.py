@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import netrc
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from hpc import files
 
@@ -34,7 +36,7 @@ class Tracker:
         path: the metrics.jsonl to write; an existing one is replaced.
         run_name, group, job_type: how W&B shows the run: its name, its sweep, its stage.
         config: settings to show in W&B.
-        wandb: mirror rows to W&B; without WANDB_API_KEY and WANDB_MODE into an offline folder.
+        wandb: mirror rows to W&B; without a key, a login and WANDB_MODE into an offline folder.
         run_id: key of what is made; a later attempt of the same stage and key continues the run.
         tags: words to find the run by, such as the recipe and the signatures of the runs that it belongs to.
         folder: where W&B keeps its files; by default the folder above that of `path`, so that it is not published.
@@ -68,13 +70,22 @@ class Tracker:
         """Append a row; it has the key `step`."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
-        if self._run is not None:
-            self._run.log({"global_step": row["step"], **{k: v for k, v in row.items() if k != "step"}})
+        seen = {"global_step": row["step"], **{k: v for k, v in row.items() if k != "step"}}
+        self._show(lambda run: run.log(seen))
 
     def close(self) -> None:
         """Finish the W&B run."""
-        if self._run is not None:
-            self._run.finish()
+        self._show(lambda run: run.finish())
+        self._run = None
+
+    def _show(self, act: Callable[[Any], None]) -> None:
+        """Do something with the W&B run. Its process dies of the TERM that a job gets: training must not."""
+        if self._run is None:
+            return
+        try:
+            act(self._run)
+        except Exception as error:  # noqa: BLE001 - whatever happens to the view, metrics.jsonl has the row
+            print(f"track: no W&B any more: {type(error).__name__}: {error}; {self.path} goes on", file=sys.stderr)
             self._run = None
 
 
@@ -84,13 +95,38 @@ def identity(stage: str, key: str) -> str:
 
 
 def mode() -> str:
-    """W&B's mode: WANDB_MODE as it is set; else online with a key, and offline without."""
-    return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    """W&B's mode: WANDB_MODE as it is set; else online with a key or a login, and offline without."""
+    known = os.environ.get("WANDB_API_KEY") or logged_in()
+    return os.environ.get("WANDB_MODE") or ("online" if known else "offline")
+
+
+def host() -> str:
+    """W&B's server: the host (and port) of WANDB_BASE_URL, or api.wandb.ai."""
+    return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+
+
+def logged_in() -> bool:
+    """Whether `wandb login` has left a key for the server in $NETRC or ~/.netrc. The key itself is not read out."""
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        return host() in netrc.netrc(path).hosts
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+        return False
 
 
 def project() -> str:
     """W&B's project: WANDB_PROJECT, or the package's name."""
     return os.environ.get("WANDB_PROJECT", "thinkscale")
+
+
+def unsynced(folder: Path) -> bool:
+    """Whether W&B's folder has offline runs that `wandb sync` has not sent; it marks those that it has."""
+    return any(not synced(run).exists() for run in folder.glob("offline-run-*/*.wandb"))
+
+
+def synced(run: Path) -> Path:
+    """The mark that `wandb sync` leaves beside a .wandb file, and by which it passes it over the next time."""
+    return run.with_suffix(".wandb.synced")
 
 
 def titles(plan: dict[str, Any]) -> dict[str, str]:

@@ -118,3 +118,23 @@ def test_names_and_tags_say_to_whom_a_stage_belongs() -> None:
         "base": "other-train",
     }
     assert track.tags(plan) == {"d": ["s1", "aa", "bb"], "t": ["s1", "aa"], "g": ["s1", "aa"], "base": ["other"]}
+
+
+class Dying:
+    """A W&B run whose process is gone."""
+
+    def log(self, row):
+        raise ConnectionResetError("Connection lost")
+
+    finish = log
+
+
+def test_training_does_not_die_with_its_view(tmp_path, capsys):
+    """wandb's own process gets the TERM of a preempted job too; the checkpoint must still be saved after it."""
+    tracker = track.Tracker(tmp_path / "out/metrics.jsonl", "n", "g", "train", {}, wandb=False)
+    tracker._run = Dying()
+    tracker.log({"step": 1, "loss": 2.0})
+    tracker.log({"step": 2, "loss": 1.0})
+    tracker.close()
+    assert len((tmp_path / "out/metrics.jsonl").read_text().splitlines()) == 2
+    assert capsys.readouterr().err.count("no W&B any more") == 1

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 from collections.abc import Mapping
 
 PORTS = range(10000, 30000)
 """Below the range that kernels give to outgoing connections (32768 and up)."""
+
+
+def this_node() -> str:
+    """This machine as Slurm names it: its own name may have a domain, and Slurm would refuse to avoid that."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def rendezvous(env: Mapping[str, str]) -> dict[str, str]:

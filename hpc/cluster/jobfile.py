@@ -94,4 +94,4 @@ def _element(
         "after": [list(a) for a in after],
         "needs": each.needs,
     }
-    return row | ({"settings": each.change.settings, "cured": each.change.why} if each.change.why else {})
+    return row | ({"change": asdict(each.change)} if each.change != pieces.Change() else {})

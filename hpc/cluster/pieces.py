@@ -20,7 +20,7 @@ Spec = dict[str, Any]
 class Change:
     """What a job gets that an earlier try did not have: more memory or time, other nodes, other settings of its stages.
 
-    Settings are `how` settings by kind of stage: {"train": {"micro_batch": 2}}. `why` is empty where nothing failed.
+    Settings are `how` settings by key of a stage: {KEY: {"micro_batch": 2}}. `why` is empty where nothing failed.
     """
 
     memory_gib: float = 0

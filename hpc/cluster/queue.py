@@ -49,7 +49,7 @@ INDICES = re.compile(r"(\d+)(?:-(\d+)(?::([1-9]\d*))?)?")
 CLIENT = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
 """What the answers of Slurm's clients depend on: index lists in full, and times that sort."""
 
-OUTER = re.compile(r"SLURM_(?!CONF$|CLUSTERS$|TIME_FORMAT$)|SLURMD_|SRUN_|PMI|HPC_RUNNER")
+OUTER = re.compile(r"SLURM_(?!CONF$|CLUSTERS$|TIME_FORMAT$)|SLURMD_|SRUN_|PMI|HPC_RUNNER|HPC_TRY")
 """Variables of a job that we may be inside of: a new submission must not inherit them."""
 
 

@@ -45,7 +45,9 @@ def requeue(shift: Shift, received: str = "") -> int:
             return _end(shift, "requeued", 0, f"Slurm itself starts job {job} again")
         _end(shift, "requeued", 0, f"scontrol requeue {job}")
         done = scontrol("requeue", job)
-    except (subprocess.TimeoutExpired, FileNotFoundError) as error:
+    except FileNotFoundError:  # in a container: the batch shell outside does it
+        return _end(shift, "requeued", RESTART, "interrupted: the batch script requeues the job")
+    except subprocess.TimeoutExpired as error:
         return _end(shift, "failed", 1, f"not requeued, hpc submit resumes it: {error}")
     if done.returncode and "pending" not in done.stderr.lower():  # pending: Slurm or another rank was faster
         return _end(shift, "failed", 1, f"not requeued, hpc submit resumes it: {done.stderr.strip()}")
@@ -54,13 +56,17 @@ def requeue(shift: Shift, received: str = "") -> int:
 
 def elsewhere(shift: Shift, host: str) -> str:
     """Requeue this job so that it does not come back to `host`; returns what went wrong, empty if nothing did."""
-    job, avoided = shift.slurm_job, [host, *shift.document["resources"].get("exclude", [])]
+    job = shift.slurm_job
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the requeue tells this process too, before the second call
     try:
         done = scontrol("requeue", job)
         if done.returncode:
             return done.stderr.strip()
-        scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(avoided)}")
+        fields = dict(word.partition("=")[::2] for word in scontrol("show", "job", job, "-o").stdout.split())
+        avoided = [host, *(n for n in [fields.get("ExcNodeList", "")] if n not in ("", "(null)"))]
+        done = scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(avoided)}")
+        if done.returncode:
+            print(f"hpc: it may come back to {host}: {done.stderr.strip()}", flush=True)
     except (subprocess.TimeoutExpired, FileNotFoundError) as error:
         return str(error)
     return ""

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from hpc import files
 from hpc.cluster import evidence, requeue
 from hpc.cluster.causes import Verdict, classify
+from hpc.cluster.hosts import this_node
 from hpc.cluster.ledger import Ledger
 from hpc.cluster.shift import RESTART, Shift, document, now, read
 
@@ -28,7 +28,7 @@ MAX_TRIES = 3
 """Starts in one allocation for causes that leave no exception to compare."""
 FINAL = (requeue.LEFT, RESTART)
 """Exit codes that ask for nothing: the job left, or the local runner starts it again."""
-HALVES = {"train": "micro_batch", "generate": "batch_size"}
+HALVES = {"train": "micro_batch", "generate": "engine_batch"}
 """What a stage halves when the GPU is full; neither changes results (both are `how`)."""
 
 
@@ -44,8 +44,8 @@ def main() -> int:
         return int(options.code)
     cure = judge(shift, options.code)
     if cure == "elsewhere":
-        problem = requeue.elsewhere(shift, platform.node())
-        print(f"hpc: requeued away from {platform.node()}" if not problem else f"hpc: not requeued: {problem}")
+        problem = requeue.elsewhere(shift, this_node())
+        print(f"hpc: requeued away from {this_node()}" if not problem else f"hpc: not requeued: {problem}")
         return 0 if not problem and _wait_for_the_end() else int(options.code)
     return 0 if cure == "here" else int(options.code)
 
@@ -54,9 +54,9 @@ def judge(shift: Shift, code: int) -> str:
     """Return here, elsewhere or stop for the start that just failed with `code`; writes the decision down."""
     if code in FINAL or shift.element in Ledger(shift.roots[0]).withdrawn:
         return "stop"
-    verdict = classify(evidence.of_start(shift.roots[0], *shift.element, shift.start, code=code))
-    earlier = records(shift.jobfile, shift.index)
-    cure, settings = _cure(shift, verdict, code, earlier)
+    found = evidence.of_start(shift.roots[0], *shift.element, shift.start, code=code)
+    verdict = classify(found)
+    cure, settings = _cure(shift, verdict, code, {str(row.get("key", "")) for row in found.failures})
     row = {
         "start": shift.start,
         "cause": verdict.cause,
@@ -64,7 +64,7 @@ def judge(shift: Shift, code: int) -> str:
         "exception": verdict.exception,
         "words": verdict.words,
         "settings": settings,
-        "host": verdict.host or platform.node(),
+        "host": verdict.host or this_node(),
         "code": code,
         "at": now(),
     }
@@ -77,39 +77,51 @@ def judge(shift: Shift, code: int) -> str:
     return cure
 
 
-def _cure(shift: Shift, verdict: Verdict, code: int, earlier: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """What this allocation can do: (here | elsewhere | stop, settings to change)."""
+def _cure(shift: Shift, verdict: Verdict, code: int, keys: set[str]) -> tuple[str, dict[str, Any]]:
+    """What this allocation can do: (here | elsewhere | stop, settings to change). `keys`: stages that failed."""
+    earlier = records(shift.jobfile, shift.index)
     if verdict.cure == "micro_batch":
-        less = smaller(shift.jobfile, shift.index)
+        less = smaller(shift.jobfile, shift.index, keys)
         return ("here", less) if less else ("stop", {})
+    if verdict.cure == "elsewhere":
+        moves = [r for r in earlier if r["cure"] == "elsewhere"]
+        return ("elsewhere" if "SLURM_JOB_ID" in os.environ and len(moves) < MAX_TRIES else "stop"), {}
     stopped = code == requeue.CASCADE and verdict.cause == "unknown"  # someone sent TERM, and nothing was wrong
-    if verdict.cure not in ("here", "elsewhere") and not stopped:
+    if verdict.cure != "here" and not stopped:
         return "stop", {}
     if verdict.exception and verdict.exception in {r["exception"] for r in earlier}:
         return "stop", {}
     same = [r for r in earlier if r["start"].rpartition(".")[0] == shift.start.rpartition(".")[0]]
-    if verdict.cure == "here" or stopped:
-        return ("here" if len(same) < MAX_TRIES else "stop"), {}
-    return ("elsewhere" if "SLURM_JOB_ID" in os.environ and shift.restart < MAX_TRIES else "stop"), {}
+    return ("here" if len(same) < MAX_TRIES else "stop"), {}
 
 
-def smaller(jobfile: Path, index: int) -> dict[str, Any]:
-    """{kind: {setting: value}} with a job's batches of one pass halved; empty if they cannot be smaller."""
-    content = document(jobfile)
-    kind = content["kind"]
-    name = HALVES.get(kind, "micro_batch")
-    config = content["elements"][str(index)]["stages"][0]["config"]
-    size = {**config, **changed(jobfile, index).get(kind, {})}.get(name, 1)
-    return {kind: {name: size // 2}} if isinstance(size, int) and size > 1 else {}
+def smaller(jobfile: Path, index: int, keys: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """{key: {setting: value}} with the batches of one pass halved, of the stages `keys` (or all of a job).
+
+    Empty if they cannot be smaller.
+    """
+    known = changed(jobfile, index)
+    found: dict[str, dict[str, Any]] = {}
+    for spec in document(jobfile)["elements"][str(index)]["stages"]:
+        size = _size({**spec["config"], **known.get(spec["key"], {})})
+        if spec["key"] in keys or not set(keys) - {""}:
+            found |= {spec["key"]: {HALVES.get(spec["stage"], "micro_batch"): size // 2}} if size > 1 else {}
+    return {key: {**known.get(key, {}), **values} for key, values in found.items()}
+
+
+def _size(config: dict[str, Any]) -> int:
+    """Examples or sequences of one pass."""
+    sizes = [config.get(name) for name in ("micro_batch", "engine_batch", "batch_size")]
+    return next((size for size in sizes if isinstance(size, int)), 1)
 
 
 def changed(jobfile: Path, index: int) -> dict[str, dict[str, Any]]:
-    """{kind: {setting: value}} that earlier failures have changed: the mender's first, then this job's own."""
+    """{key: {setting: value}} that earlier failures have changed: the mender's first, then this job's own."""
     element = document(jobfile)["elements"][str(index)]
-    found: dict[str, dict[str, Any]] = {k: dict(v) for k, v in element.get("settings", {}).items()}
+    found: dict[str, dict[str, Any]] = {k: dict(v) for k, v in element.get("change", {}).get("settings", {}).items()}
     for row in records(jobfile, index):
-        for kind, values in row["settings"].items():
-            found[kind] = {**found.get(kind, {}), **values}
+        for key, values in row["settings"].items():
+            found[key] = {**found.get(key, {}), **values}
     return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc.cluster.profile import KINDS, Place, Profile, find_profile
+from hpc.cluster.shift import RESTART
 
 SRUN = ["srun", "--unbuffered", "--kill-on-bad-exit=1", "--wait=0", "--cpu-bind=cores"]
 """One dead rank ends the step instead of hanging the others; a rank that has nothing left to do may go early; each rank
@@ -28,6 +29,12 @@ leave() {  # a node where not even the setup or Python works would eat a whole a
     sleep 60
 }
 trap leave EXIT"""
+OUTSIDE = f"""\
+outside() {{  # a container has no scontrol: the worker in it asks for a requeue by its exit code
+    [ "$1" -eq {RESTART} ] || exit "$1"
+    scontrol show job "$SLURM_JOB_ID" -o | grep -q JobState=RUNNING && scontrol requeue "$SLURM_JOB_ID" && sleep 60
+    exit "$1"
+}}"""
 """Ends every batch script. Exit codes 126 and 127: the shell found no command to run."""
 
 
@@ -50,7 +57,7 @@ def body(place: Place, profile: Profile, logs: str, python: str, arguments: str,
     worker = f"{line(python, 'worker')} {arguments}"
     if place.container:
         # the batch shell is outside the container and may have no Python of ours: the mender looks at failures
-        return f"export HPC_TRY=0\n{srun} {contained(place.container, profile)} {worker}"
+        return f"export HPC_TRY=0\n{srun} {contained(place.container, profile)} {worker} || outside $?"
     return "\n".join(
         [
             "trap : TERM  # a requeue tells this shell too; it must outlive the ranks, which save and leave",
@@ -143,7 +150,8 @@ def _further(place: Place, profile: Profile, indices: list[int] | None, logs: Pa
     own: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "output": str(logs / f"{name}.batch.out")}
     if indices is not None:
         own["array"] = f"{ranges(indices)}%{profile.array_throttle}"
-    return {**own, **{k.replace("_", "-"): v for k, v in place.sbatch.items() if k != "exclude"}}
+    own |= {k.replace("_", "-"): v for k, v in place.sbatch.items() if k != "exclude"}
+    return {k: v for k, v in own.items() if k != "requeue" or "no-requeue" not in own}
 
 
 def setup(kind: str, profile: Profile, code: Path | None = None, avoided: str = "") -> list[str]:
@@ -156,7 +164,9 @@ def setup(kind: str, profile: Profile, code: Path | None = None, avoided: str = 
     head = "======== job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $(date -u +%FT%TZ)"
     return [
         f'echo "{head}"',
+        "unset HPC_TRY  # a submission from inside a job hands it down",
         *LEAVE.replace("AVOIDED", f",{avoided}" if avoided else "").splitlines(),
+        *(OUTSIDE.splitlines() if profile.place(kind).container else []),
         "set -e",
         *([f"umask {profile.umask}"] if profile.umask else []),
         *profile.place(kind).setup,

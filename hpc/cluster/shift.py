@@ -6,7 +6,6 @@ A job starts anew after a requeue (SLURM_RESTART_COUNT) and inside its allocatio
 from __future__ import annotations
 
 import os
-import platform
 import time
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc import files
+from hpc.cluster.hosts import this_node
 from hpc.cluster.ledger import Element
 
 Spec = dict[str, Any]
@@ -76,7 +76,7 @@ class Shift:
         row = {
             "state": state,
             "stages": stages or {},
-            "host": platform.node(),
+            "host": this_node(),
             "at": now(),
             "restart": self.restart,
             "try": self.attempt,

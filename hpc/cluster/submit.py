@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc import files
-from hpc.cluster import jobfile, local, mend, pieces, queue, script, snapshot
+from hpc.cluster import jobfile, judge, local, mend, pieces, queue, script, snapshot
 from hpc.cluster import ledger as ledgers
 from hpc.cluster.cover import UNDECIDED, Cover, Plan, look
 from hpc.cluster.ledger import Intent, Ledger, Piece
@@ -88,11 +88,12 @@ def submit(
     _make_root(profile.root)
     for _ in range(ROUNDS):
         cover = _settled(plan, profile, dry_run)
-        judgement = mend.judge(plan, profile, cover, again=again, mender=mender)
-        if judgement.rebuild:
-            plan = mend.with_makers(plan, profile, judgement.rebuild)
+        judgement = judge.judge(plan, profile, cover, again=again, mender=mender)
+        if judgement.rebuild and not dry_run:
+            gone = mend.set_aside(profile, judgement.rebuild)
+            plan = mend.with_makers(plan, profile, gone)
             cover = look(plan, profile)
-            for key in judgement.rebuild:  # its job is done, and what it published is gone: nobody makes it now
+            for key in gone:  # its job is done, and what it published is gone: nobody makes it now
                 cover.live.pop(key, None)
         if rounds >= mend.ROUNDS:  # only what never ran is still submitted
             judgement.held |= {k: f"{rounds} rounds of the mender: {c.why}" for k, c in judgement.changes.items()}
@@ -101,9 +102,9 @@ def submit(
         result.held = judgement.held
         jobs = pieces.todo(plan, profile, cover, judgement.changes, judgement.held, judgement.poisoned)
         result.changed = {t.stages[0]["key"]: t.change.why for t in jobs if t.change.why}
-        jobs, result.later = _room(jobs, profile, cover)
+        jobs, result.later = _room(jobs, profile)
         groups = pieces.group(jobs, submission, cover, profile.max_array_size)
-        if not groups:
+        if not groups and not result.later:
             return result
         code = snapshot.take(profile.root)
         rows = [jobfile.write(plan, profile, submission, g, code) for g in groups]
@@ -127,12 +128,15 @@ def _mends(profile: Profile) -> bool:
     return profile.kind == "slurm" and profile.mend
 
 
-def _room(jobs: list[pieces.Todo], profile: Profile, cover: Cover) -> tuple[list[pieces.Todo], int]:
-    """The jobs that the queue has room for, parents first, and how many must wait for the mender."""
+def _room(jobs: list[pieces.Todo], profile: Profile) -> tuple[list[pieces.Todo], int]:
+    """The jobs that the queue has room for, parents first, and how many must wait for the mender.
+
+    What counts is all that the user has in the queue, other sweeps and a mender that runs at this moment included.
+    """
     if profile.max_submit is None or profile.kind == "local":
         return jobs, 0
-    live = len({j.element for j in cover.live.values()})
-    room = max(0, profile.max_submit - live - _mends(profile))
+    queued = queue.run(["squeue", "--me", "-h", "-r", "-t", "PENDING,RUNNING,COMPLETING", "-o", "%i"]).split()
+    room = max(0, profile.max_submit - len(queued) - _mends(profile))
     return jobs[:room], len(jobs[room:])
 
 
@@ -248,6 +252,13 @@ def _slurm(
     ids = {j.element[:2]: j.job_id.partition("_")[0] for j in cover.jobs if j.job_id}
     for number, group in enumerate(groups):
         dependency = _dependency(group, ids)
+        if "ID_OF_" in dependency and not result.dry_run:
+            raise ClusterError(
+                f"{group.name} waits for jobs that Slurm does not know",
+                where=str(profile.root / "ledger"),
+                why=f"its inputs are being made by local processes: {dependency}",
+                next="wait for them (hpc status --on local), or take another HPC_ROOT for this profile",
+            )
         chosen = _parameters(profile, result.submission, group, dependency, rows[number].job_name, code)
         body = _body(profile, result.submission, group)
         logs = jobfile.logs(profile, result.submission, group.name)
@@ -263,9 +274,7 @@ def _slurm(
         result.mender = _send_mender(profile, result.submission, rows[-1], waits, code, avoid)
 
 
-def _send_mender(
-    profile: Profile, submission: str, row: Piece, waits: list[str], code: Path, avoid: list[str]
-) -> str:
+def _send_mender(profile: Profile, submission: str, row: Piece, waits: list[str], code: Path, avoid: list[str]) -> str:
     resources = {**profile.resources(jobfile.MENDER, {"gpus": 0, "nodes": 1, "ranks": 1}), "exclude": avoid}
     logs = jobfile.logs(profile, submission, row.name)
     chosen = script.parameters(
@@ -274,9 +283,11 @@ def _send_mender(
         profile,
         job_name=row.job_name,
         logs=logs,
-        dependency=f"afterany:{':'.join(waits)}",
+        dependency=f"afterany:{':'.join(waits)}" if waits else "",
         code=code,
     )
+    if not waits:  # the queue is full of other sweeps: look again later
+        chosen["additional_parameters"]["begin"] = "now+5minutes"
     body = f"export HPC_TRY=0\n{script.line(profile.place(jobfile.MENDER).python or '', 'mend', row.jobfile)}"
     return _send(profile, submission, chosen, body, logs, [row])
 

@@ -219,7 +219,7 @@ def function(stage: str) -> Callable[[Work], dict[str, Any]]:
 
 def _work(shift: Shift, spec: Spec, attempt: Path) -> Work:
     kind = CONFIGS.get(spec["stage"])
-    chosen = {**spec["config"], **rescue.changed(shift.jobfile, shift.index).get(spec["stage"], {})}
+    chosen = {**spec["config"], **rescue.changed(shift.jobfile, shift.index).get(spec["key"], {})}
     config = typed.build(kind, chosen, where=f"{spec['stage']} {spec['key']}") if kind else chosen
     inputs = {name: _input(shift, source) for name, source in spec["inputs"].items()}
     older = [p for p in reversed(artifact.attempts(attempt.parent)) if int(p.name) < int(attempt.name)]
@@ -271,7 +271,7 @@ def _head(shift: Shift, spec: Spec, attempt: Path) -> None:
         "restart": shift.restart,
         "try": shift.attempt,
         "code": artifact.code()["digest"],
-        "host": platform.node(),
+        "host": hosts.this_node(),
         "pid": os.getpid(),
         "ranks": shift.world_size,
         "started": now(),
@@ -309,7 +309,7 @@ def _fail(shift: Shift, spec: Spec, attempt: Path | None, kind: str, message: st
         "traceback": trace,
         "stage": spec["stage"],
         "key": spec["key"],
-        "host": platform.node(),
+        "host": hosts.this_node(),
         "rank": shift.rank,
         "job": shift.name,
         "exit": code,

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -92,9 +92,18 @@ class Worker:
 
 
 def judge_all(
-    spec: dict[str, Any], items: Iterable[Item], *, timeout_s: float, workers: int = 1, quiet: bool = False
+    spec: dict[str, Any],
+    items: Iterable[Item],
+    *,
+    timeout_s: float,
+    workers: int = 1,
+    quiet: bool = False,
+    beat: Callable[[], None] = lambda: None,
 ) -> list[tuple[str | None, Verdict, str]]:
-    """Verdicts in the order of `items`, whatever the number of workers; `quiet` drops all that graders print."""
+    """Verdicts in the order of `items`, whatever the number of workers; `quiet` drops all that graders print.
+
+    `beat` is called after each verdict.
+    """
     listed = list(items)
     results: list[tuple[str | None, Verdict, str]] = [(None, "grader_error", "not judged")] * len(listed)
     failures: list[BaseException] = []
@@ -108,6 +117,7 @@ def judge_all(
             while not failures:
                 number = todo.get_nowait()
                 results[number] = worker.judge(listed[number])
+                beat()
         except queue.Empty:
             return
         except StageError as error:

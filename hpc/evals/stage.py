@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def run(work: Work) -> dict[str, Any]:
     folder = Path(work.inputs["samples"])
     items, quiet = read(folder), not _published(folder)
     spec = dict(work.what["grader"])
-    judged = judge(spec, items, timeout_s=work.config.timeout_s, workers=work.config.workers, quiet=quiet)
+    limits = {"timeout_s": work.config.timeout_s, "workers": work.config.workers}
+    judged = judge(spec, items, **limits, quiet=quiet, beat=work.beat)
     version = lookup.version(spec["name"])
     rows = [
         Graded(sample.id, sample.sample, extracted, verdict, spec["name"], version).row()
@@ -65,7 +67,13 @@ def _published(folder: Path) -> bool:
 
 
 def judge(
-    spec: dict[str, Any], items: list[pool.Item], *, timeout_s: float, workers: int, quiet: bool = False
+    spec: dict[str, Any],
+    items: list[pool.Item],
+    *,
+    timeout_s: float,
+    workers: int,
+    quiet: bool = False,
+    beat: Callable[[], None] = lambda: None,
 ) -> list[tuple[str | None, Any, str]]:
     """Verdicts in the order of `items`: text comparison here, everything else in worker processes.
 
@@ -75,4 +83,4 @@ def judge(
         grader = lookup.resolve(spec)
         return [pool.judge_once(grader, item) for item in items]
     lookup.resolve(spec)  # a wrong name or argument fails here, with its list of right ones
-    return pool.judge_all(spec, items, timeout_s=timeout_s, workers=workers, quiet=quiet)
+    return pool.judge_all(spec, items, timeout_s=timeout_s, workers=workers, quiet=quiet, beat=beat)

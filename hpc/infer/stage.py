@@ -139,7 +139,7 @@ def _setup(work: Work, settings: Generate) -> Setup:
         settings.dtype,
         settings.context_tokens,
         settings.tensor_parallel,
-        settings.batch_size,
+        settings.engine_batch or settings.batch_size,
         settings.gpu_memory_fraction,
     )
 

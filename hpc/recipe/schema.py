@@ -131,7 +131,10 @@ class Generate:
     context_tokens: int | None = what(None, "longest prompt + completion; null is the model's own limit")
     edition: str = what("", "any text; another text makes another artifact from the same settings")
     tensor_parallel: int | Literal["auto"] = how("auto", "GPUs that share one copy of the model; auto = all of the job")
-    batch_size: int = how(256, "most sequences in flight at once", least=1)
+    batch_size: int = how(256, "sequences that are begun together; chunks of work are counted in it", least=1)
+    engine_batch: int | None = how(
+        None, "most sequences in the engine at once; null = batch_size. Halved when the GPU is full", least=1
+    )
     gpu_memory_fraction: float = how(0.9, "share of GPU memory that the engine may take")
 
 

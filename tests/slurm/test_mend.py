@@ -112,6 +112,7 @@ def test_a_full_queue_gets_the_rest_from_the_mender(toys, there, attempts_of):
         plan.job("train-0", i, (f"t{i}", [], {}))
     for i in range(5):
         plan.job("grade-0", i, (f"g{i}", [f"t{i}"], {}))
+    until(lambda: not queue.run(["squeue", "-h", "-o", "%i"]))  # menders of the tests before count too
     sent = submit(plan.document(), replace(there, max_submit=5))
     assert (sent.jobs, sent.later) == (4, 6)
     until(lambda: status(plan.document(), there)["totals"] == {"published": 10}, 90)
