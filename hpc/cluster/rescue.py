@@ -40,9 +40,10 @@ def main() -> int:
     parser.add_argument("--code", type=int, required=True, help="exit code of srun")
     options = parser.parse_args()
     shift = read(options.jobfile, options.index)
-    if _ending(shift):
-        return int(options.code)
-    cure = judge(shift, options.code)
+    fate = _fate(shift)
+    cure = judge(shift, options.code) if fate == "untouched" else "stop"
+    if fate == "stopping" and not requeue.scontrol("requeue", shift.slurm_job).returncode:
+        _wait_for_the_end()
     if cure == "elsewhere":
         problem = requeue.elsewhere(shift, this_node())
         print(f"hpc: requeued away from {this_node()}" if not problem else f"hpc: not requeued: {problem}")
@@ -86,7 +87,8 @@ def _cure(shift: Shift, verdict: Verdict, code: int, keys: set[str]) -> tuple[st
     if verdict.cure == "elsewhere":
         moves = [r for r in earlier if r["cure"] == "elsewhere"]
         return ("elsewhere" if "SLURM_JOB_ID" in os.environ and len(moves) < MAX_TRIES else "stop"), {}
-    stopped = code == requeue.CASCADE and verdict.cause == "unknown"  # someone sent TERM, and nothing was wrong
+    # a TERM to the ranks alone: srun writes CANCELLED, but Slurm was asked before, and the job goes on
+    stopped = verdict.cause == "cancelled" or (code == requeue.CASCADE and verdict.cause == "unknown")
     if verdict.cure != "here" and not stopped:
         return "stop", {}
     if verdict.exception and verdict.exception in {r["exception"] for r in earlier}:
@@ -140,15 +142,17 @@ def _folder(jobfile: Path) -> Path:
     return jobfile.parent / "rescues"
 
 
-def _ending(shift: Shift) -> bool:
-    """True if Slurm itself is ending this job: cancelled, requeued, timed out. Then nothing may start again."""
+def _fate(shift: Shift) -> str:
+    """What Slurm does to this job: untouched, stopping (preemption, time limit: back to the queue with it), over."""
     if "SLURM_JOB_ID" not in os.environ:
-        return False
+        return "untouched"
     try:
         shown = requeue.scontrol("show", "job", shift.slurm_job, "-o").stdout
     except (subprocess.TimeoutExpired, FileNotFoundError):
-        return False  # a silent controller cannot be ending jobs either
-    return "JobState=RUNNING" not in shown and "JobState=" in shown
+        return "untouched"  # a silent controller cannot be ending jobs either
+    if "JobState=" in shown and "JobState=RUNNING" not in shown:
+        return "over"
+    return "untouched" if requeue.untouched(shown) or not shown else "stopping"
 
 
 def _wait_for_the_end() -> bool:

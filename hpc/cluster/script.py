@@ -29,6 +29,9 @@ leave() {  # a node where not even the setup or Python works would eat a whole a
     sleep 60
 }
 trap leave EXIT"""
+DEAF = 'bash -c \'trap "" TERM USR2; exec "$@"\' -'
+"""A warning that comes while Python still starts would kill the rank, and Slurm would see a failed job. Nothing is to
+be saved yet, so it is not heard; a signal that is ignored stays so over exec, until the worker takes it."""
 OUTSIDE = f"""\
 outside() {{  # a container has no scontrol: the worker in it asks for a requeue by its exit code
     [ "$1" -eq {RESTART} ] || exit "$1"
@@ -62,7 +65,7 @@ def body(place: Place, profile: Profile, logs: str, python: str, arguments: str,
         [
             "trap : TERM  # a requeue tells this shell too; it must outlive the ranks, which save and leave",
             "export HPC_TRY=0",
-            f"until {srun} {worker}",
+            f"until {srun} {DEAF} {worker}",
             "do",
             f"    {line(python, 'rescue')} {arguments} --code $? || exit",
             "    HPC_TRY=$((HPC_TRY + 1))",
