@@ -33,7 +33,8 @@ test: setup  ## tests, at most 10 minutes on two cores
 	python -m pytest -m "not proof and not proof_ci" $(TEST_ARGS)
 
 proof: setup  ## everything: all faults, repetitions; the summary is kept in bench/results
-	PYTHONPATH=tests:$$PYTHONPATH python -m pytest -p summary --summary bench/results/$$(date +%F)-proof.json $(TEST_ARGS)
+	PYTHONPATH=tests:$$PYTHONPATH python -m pytest -p summary \
+	    --summary bench/results/$$(date +%F)-proof.json --faults-table bench/results/$$(date +%F)-faults.json $(TEST_ARGS)
 
 proof-ci: setup  ## one example of every kind of proof
 	python -m pytest -m proof_ci $(TEST_ARGS)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 def pytest_addoption(parser):
     parser.addoption("--summary", help="write outcomes and seconds of every test as JSON")
+    parser.addoption("--faults-table", help="write what each injected fault did (tests/slurm/test_faults.py) as JSON")
 
 
 def pytest_terminal_summary(terminalreporter, config):

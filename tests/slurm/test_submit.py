@@ -162,7 +162,7 @@ def test_cancel_ends_waiting_and_running_jobs(toys, there):
     plan = toys("cancelled").job("train-0", 0, ("long", [], {"seconds": 60})).job("grade-0", 0, ("after", ["long"], {}))
     submit(plan.document(), there)
     until(lambda: status(plan.document(), there)["stages"][plan.key("long")]["state"] == "running")
-    assert cancel(plan.document(), there) == 2
+    assert cancel(plan.document(), there).own == 2
     assert finish(plan, there)["totals"] == {"cancelled": 2}
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from hpc.cluster import text, watch
+from hpc.cluster import reasons, text, watch
 from hpc.cluster.queue import seconds
 from hpc.cluster.status import status
 from hpc.cluster.submit import submit
@@ -33,7 +33,7 @@ def test_a_waiting_job_has_a_reason_and_an_expected_start_and_a_watch_ends_with_
     assert -60 < seconds(found["start"]) - time.time() < 3600  # within the time limits of those before it
     out = io.StringIO()
     text.status(status(document, there), Console(file=out, width=220))
-    assert text.REASONS[found["reason"]] in out.getvalue()
+    assert reasons.explain(found["reason"])[0] in out.getvalue()
     lines = io.StringIO()
     state = watch.watch(document, there, Console(file=lines, width=200), every_s=1)
     assert state["totals"] == {"published": 3}
