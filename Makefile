@@ -6,6 +6,9 @@ PYTHON ?= python3
 SWEEP ?= sweeps/mini.yaml
 ON ?= local
 TEST_ARGS ?=
+SOAK_RUNS ?= 200
+SOAK_MINUTES ?= 15
+SOAK_SEED ?= 0
 
 bin := $(abspath $(VENV))/bin
 # One thread per process: ranks and engines share the cores, and oversubscribed threads are up to 50 times slower.
@@ -39,8 +42,9 @@ proof: setup  ## everything: all faults, repetitions; the summary is kept in ben
 proof-ci: setup  ## one example of every kind of proof
 	python -m pytest -m proof_ci $(TEST_ARGS)
 
-soak: setup  ## 200 runs on a throw-away Slurm under random faults (SOAK_MINUTES=15)
-	python -m pytest tests/slurm/test_soak.py -m proof $(TEST_ARGS)
+soak: setup  ## 200 runs on a throw-away Slurm under 15 minutes of random faults; the record goes to bench/results
+	SOAK_RUNS=$(SOAK_RUNS) SOAK_MINUTES=$(SOAK_MINUTES) SOAK_SEED=$(SOAK_SEED) \
+	    SOAK_RESULT=$(CURDIR)/bench/results/$$(date +%F)-soak.json python -m pytest -s tests/slurm/test_soak.py $(TEST_ARGS)
 
 check: setup  ## lint, format, types
 	ruff check .

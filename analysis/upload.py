@@ -5,7 +5,8 @@
 
 Each published artifact is one W&B run, under the id that its job uses as well (hpc.track.identity): the rows of its
 metrics.jsonl on the axis global_step; for grades also accuracy with its interval and a table of verdicts. Of a task
-with publish: false the table has ids and verdicts alone. What was sent once is not sent again: ROOT/wandb/sent/ID.json.
+with publish: false the table has ids and verdicts alone. What was sent once to a project is not sent again:
+ROOT/wandb/sent/ID.json. What was written offline is sent once there is a network, unless `wandb sync` has done it.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ def send(plan: Row, roots: Sequence[Path], to: str = "wandb") -> str:
     _check(to)
     found = {s["key"]: artifact.find(roots, s["stage"], s["key"]) for s in plan["stages"]}
     ready = [(s, folder) for s in plan["stages"] if (folder := found[s["key"]]) is not None]
-    left = [(s, folder) for s, folder in ready if not _marker(roots[0], s).exists()]
+    left = [(s, folder) for s, folder in ready if not _was_sent(roots[0], s)]
     titles, tags = track.titles(plan), track.tags(plan)
     with _data_in(roots[0] / "wandb"):
         for spec, folder in left:
-            _send(spec, folder, roots, plan["name"], titles[spec["key"]], tags[spec["key"]])
-            files.write_json(_marker(roots[0], spec), {"mode": track.mode(), "project": track.project()})
+            run = _send(spec, folder, roots, plan["name"], titles[spec["key"]], tags[spec["key"]])
+            _mark(roots[0], spec, run)
     done = f"{len(left)} artifacts to W&B ({track.mode()}), {len(ready) - len(left)} were sent before"
     missing = len(found) - len(ready)
     rest = f"; {missing} are not published yet: say it again later" if missing else ""
-    offline = f"\nnext: wandb sync {roots[0]}/wandb/offline-run-*" if left and track.mode() == "offline" else ""
+    offline = f"\nnext: wandb sync {roots[0]}/wandb/offline-run-*" if track.unsynced(roots[0] / "wandb") else ""
     return f"{done}{rest}{offline}"
 
 
@@ -68,6 +69,42 @@ def _marker(root: Path, spec: Row) -> Path:
     return root / "wandb" / "sent" / f"{track.identity(spec['stage'], spec['key'])}.json"
 
 
+def _where() -> Row:
+    """Where runs go now: what went to another server, entity or project has not gone there."""
+    return {"host": track.host(), "entity": os.environ.get("WANDB_ENTITY", ""), "project": track.project()}
+
+
+def _was_sent(root: Path, spec: Row) -> bool:
+    """Whether W&B has an artifact, or while offline: whether there is a file of it to sync."""
+    before = _before(root, spec)
+    if before is None:
+        return False
+    if before["mode"] != "offline" or track.mode() == "offline":
+        return True
+    run = _offline(root, before)
+    return run is not None and track.synced(run).exists()
+
+
+def _before(root: Path, spec: Row) -> Row | None:
+    """What is noted of the last time that an artifact was sent to where runs go now."""
+    path = _marker(root, spec)
+    row = files.read_json(path) if path.exists() else None
+    return row if row and all(row.get(n, v) == v for n, v in _where().items()) else None
+
+
+def _offline(root: Path, before: Row) -> Path | None:
+    """The .wandb file that was written then."""
+    return next((root / "wandb" / before.get("run", "-")).glob("*.wandb"), None)
+
+
+def _mark(root: Path, spec: Row, run: Path) -> None:
+    """Note what was sent; the file of an earlier time offline needs no `wandb sync` any more."""
+    before = _before(root, spec)
+    if before and track.mode() != "offline" and (old := _offline(root, before)):
+        track.synced(old).touch()
+    files.write_json(_marker(root, spec), {"mode": track.mode(), **_where(), "run": run.name})
+
+
 @contextmanager
 def _data_in(folder: Path) -> Iterator[None]:
     """Tables are staged beside the runs that name them, not at home: `wandb sync` needs both."""
@@ -80,7 +117,8 @@ def _data_in(folder: Path) -> Iterator[None]:
             del os.environ["WANDB_DATA_DIR"]
 
 
-def _send(spec: Row, folder: Path, roots: Sequence[Path], sweep: str, title: str, tags: list[str]) -> None:
+def _send(spec: Row, folder: Path, roots: Sequence[Path], sweep: str, title: str, tags: list[str]) -> Path:
+    """Send one artifact; returns the folder where W&B keeps its run."""
     name = track.identity(spec["stage"], spec["key"])
     config = {**_public(spec["config"]), "seed": spec["seed"], "key": spec["key"], "recipe": spec["recipe"]}
     run = track.start(title, sweep, spec["stage"], config, name, tags, roots[0])
@@ -98,6 +136,7 @@ def _send(spec: Row, folder: Path, roots: Sequence[Path], sweep: str, title: str
     if spec["stage"] == "grade":
         _log_grades(run, spec, folder, roots)
     run.finish()
+    return Path(run.dir).parent  # of FOLDER/files
 
 
 def unsent(run: Any, rows: list[Row]) -> list[Row]:

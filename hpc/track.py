@@ -95,9 +95,14 @@ def identity(stage: str, key: str) -> str:
 
 
 def mode() -> str:
-    """W&B's mode: WANDB_MODE as it is set; else online with a key or a login, and offline without."""
-    known = os.environ.get("WANDB_API_KEY") or logged_in()
-    return os.environ.get("WANDB_MODE") or ("online" if known else "offline")
+    """W&B's mode: WANDB_MODE as it is set; else online with a key or a login, and offline without.
+
+    HF_HUB_OFFLINE=1 is how jobs learn that their node has no network (`network` of the profile): offline, too.
+    """
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    reachable = os.environ.get("HF_HUB_OFFLINE") != "1"
+    return "online" if reachable and (os.environ.get("WANDB_API_KEY") or logged_in()) else "offline"
 
 
 def host() -> str:

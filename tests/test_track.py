@@ -16,8 +16,9 @@ from hpc import files, track
 
 @pytest.fixture(autouse=True)
 def no_wandb_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "HPC_WANDB", "WANDB_TAGS"):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "HPC_WANDB", "WANDB_TAGS", "WANDB_BASE_URL", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nonexistent")  # whoever runs the tests may be logged in
 
 
 def tracker(folder: Path, *, wandb: bool, **options: Any) -> track.Tracker:
@@ -54,6 +55,27 @@ def test_wandb_is_used_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert track.wandb_wanted()
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert not track.wandb_wanted()
+
+
+def test_a_login_counts_as_a_key_for_the_server_that_it_is_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert track.mode() == "offline"
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n login user\n password " + "6" * 40 + "\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    assert track.mode() == "online"
+    monkeypatch.delenv("NETRC")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert track.mode() == "online", "where `wandb login` writes it"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert track.mode() == "offline", "a job on a node without network must not wait for the server"
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.lab.example:8443")
+    assert track.mode() == "offline", "the login is for another server"
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert track.mode() == "offline", "who says so stays offline"
+    monkeypatch.delenv("WANDB_MODE")
+    (tmp_path / ".netrc").write_text("machine\n")
+    assert track.mode() == "offline", "a file that nobody can read is no login"
 
 
 def test_wandb_holds_the_same_rows_offline_and_outside_out(tmp_path: Path) -> None:

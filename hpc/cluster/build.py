@@ -14,7 +14,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import secrets
 import shlex
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from hpc import files
 from hpc.cluster import doctor, here
 from hpc.cluster.facts import Row
 from hpc.cluster.profile import Profile
+from hpc.errors import ClusterError
 
 STALE_S = 600.0
 """A build writes objects all the time; a lock beside which nothing has changed for so long is nobody's."""
@@ -77,7 +77,7 @@ def rows(profile: Profile) -> list[Row]:
     """Build on this machine (local), or in a job on a node of the profile, and tell what was done.
 
     Raises:
-        ClusterError: sbatch refused, or the job did not start in time.
+        ClusterError: sbatch refused, the job did not start in time, or the build took longer than BUILD_S.
     """
     cache = here.cache(profile)
     if not profile.cache or cache.state == "fail":  # jobs look for kernels in the profile's cache alone
@@ -89,8 +89,10 @@ def rows(profile: Profile) -> list[Row]:
 
 
 def _built(profile: Profile, cache: Path) -> list[Row]:
-    result = profile.root / "doctor" / f"build-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    result.mkdir(parents=True)
+    try:
+        result = doctor.fresh(profile, "build-")
+    except OSError as error:
+        return [doctor.unwritable("build", error)]
     place = profile.place("train")
     if profile.kind == "slurm":
         return _by_job(profile, cache, result)
@@ -98,8 +100,17 @@ def _built(profile: Profile, cache: Path) -> list[Row]:
         [place.python or sys.executable, "-m", "hpc.cluster.build", str(cache), str(result / "0.json")]
     )
     lines = "\n".join(["set -e", *place.setup, f"exec {command}"])
-    with (result / "0.out").open("wb") as log:
-        code = subprocess.call(["bash", "-c", lines], stdout=log, stderr=subprocess.STDOUT, timeout=BUILD_S)
+    try:
+        with (result / "0.out").open("wb") as log:
+            code = subprocess.call(["bash", "-c", lines], stdout=log, stderr=subprocess.STDOUT, timeout=BUILD_S)
+    except subprocess.TimeoutExpired:
+        raise ClusterError(
+            f"the build did not end within {BUILD_S / 60:g} minutes",
+            where=f"{result}/0.out",
+            why="a slow or busy machine, or a build that waits for the lock of another; the file has its last words",
+            next=f"hpc doctor --build --on {profile.name} on a less busy machine, in {STALE_S / 60:g} minutes: until "
+            "then the lock that this build has left counts as held",
+        ) from None
     if not (result / "0.json").exists():
         return [Row("build", "fail", f"exit {code}", f"read {result}/0.out")]
     return doctor.merged(result, 1)

@@ -90,7 +90,7 @@ def sends_user_signal(known: Facts) -> bool:
 
 def _preemption(known: Facts, profile: Profile) -> Row:
     name = "signal at preemption"
-    used = [p for n in partitions(profile) if (p := known.partition(n)) and _preemptible(known, p)]
+    used = [p for n in partitions(profile) if (p := known.partition(n)) and preemptible(known, p)]
     signal = "the job's own signal (USR2)" if sends_user_signal(known) else "SIGTERM"
     if not used:
         return Row(name, "ok", f"{signal}; no partition of this profile is preemptible")
@@ -108,7 +108,8 @@ def _preemption(known: Facts, profile: Profile) -> Row:
     )
 
 
-def _preemptible(known: Facts, partition: Partition) -> bool:
+def preemptible(known: Facts, partition: Partition) -> bool:
+    """Whether jobs of a partition may lose their nodes to others."""
     if known.config.get("PreemptType", "") in ("", "preempt/none"):
         return False
     return partition.preempt not in ("OFF", "")

@@ -24,6 +24,8 @@ JOB_HOURS = 0.1
 QUEUE_S = 600.0
 """How long the doctor waits for its job before it gives up (the job is cancelled)."""
 POLL_S = 1.0
+STAY = "trap - EXIT"
+"""A test tells what is wrong with its node; it does not try another one, as jobs do when not even their setup works."""
 MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -61,14 +63,34 @@ def job(profile: Profile, *, wait_s: float = QUEUE_S) -> list[Row]:
             why="kind: local",
             next=f"hpc doctor --on {profile.name} looks at this machine; give a profile of the cluster with --on",
         )
-    folder = profile.root / "doctor" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
+    try:
+        folder = fresh(profile)
+    except OSError as error:
+        return [unwritable("job", error)]
     test = trial(profile)
     gpus, nodes = _shape(test)
     resources = test.resources("train", {"gpus": gpus * nodes, "nodes": nodes, "ranks": nodes, "hours": JOB_HOURS})
     resources["memory_gib"] = min(resources["memory_gib"], 8)
     arguments = [str(folder), "--gpus", str(gpus), *(["--network"] if test.network else [])]
     return run(test, resources, "probe", arguments, folder, wait_s)
+
+
+def fresh(profile: Profile, prefix: str = "") -> Path:
+    """A new folder for the files of one test, ROOT/doctor/[PREFIX-]TIME-RANDOM.
+
+    Raises:
+        OSError: the root may not be written to; `unwritable` says it.
+    """
+    name = f"{prefix}{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    folder = profile.root / "doctor" / name
+    folder.mkdir(parents=True)
+    return folder
+
+
+def unwritable(name: str, error: OSError) -> Row:
+    """The row of a test that has no place for its files."""
+    found = f"nothing was started: {error.filename} cannot be made ({error.strerror})"
+    return Row(name, "fail", found, "set HPC_ROOT, or roots in the profile, to a folder that you can write to")
 
 
 def run(
@@ -109,6 +131,7 @@ def send(profile: Profile, resources: dict[str, Any], module: str, arguments: li
     """
     from hpc.cluster import door, snapshot  # submitit: 0.1 s, only where something is submitted
 
+    profile = dataclasses.replace(profile, setup=[STAY, *profile.setup])
     place = profile.place("train")
     chosen = script.parameters(
         "train",

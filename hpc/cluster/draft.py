@@ -11,6 +11,7 @@ from hpc.cluster import checks, facts
 from hpc.cluster.facts import Facts, Nodes, Partition
 from hpc.cluster.profile import find_profile
 from hpc.errors import ClusterError
+from hpc.recipe import load
 
 FOLDER = Path("sbatch/profiles")
 CARDS = {
@@ -34,7 +35,7 @@ def write(name: str) -> Path:
     """Write sbatch/profiles/NAME.yaml in the working folder and return it. Never overwrites.
 
     Raises:
-        ClusterError: it exists, there is no Slurm, or Slurm shows no partition that can be used.
+        ClusterError: it exists, a shipped profile has that name, there is no Slurm, or it shows no partition to use.
     """
     path = FOLDER / f"{name}.yaml"
     if path.exists():
@@ -43,6 +44,14 @@ def write(name: str) -> Path:
             where=str(path.absolute()),
             why="hpc doctor --init overwrites nothing",
             next=f"choose another name, or delete it first; hpc doctor --on {name} checks it",
+        )
+    hidden = next((p for s in load.shelves("profiles") if (p := s / path.name).is_file()), None)
+    if hidden:
+        raise ClusterError(
+            f'there is a profile "{name}" already',
+            where=str(hidden),
+            why="profiles of the working folder are found first: the draft would take its place",
+            next=f"choose another name: hpc doctor --init my_{name}",
         )
     text = profile(name, facts.read())
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +65,9 @@ def profile(name: str, known: Facts) -> str:
     """The text of a profile for a cluster, each value with its source as a comment.
 
     Raises:
-        ClusterError: no partition is up.
+        ClusterError: no partition is up and has nodes.
     """
-    main = gpu_partition(known) or known.partition(None) or next(iter(known.partitions.values()), None)
+    main = gpu_partition(known) or next(iter(sorted(_open(known), key=lambda p: not p.default)), None)
     if main is None:
         raise ClusterError(
             "Slurm shows no partition that you may use",
@@ -66,7 +75,7 @@ def profile(name: str, known: Facts) -> str:
             why="every partition is down, hidden or without nodes",
             next="ask the cluster's staff, or copy sbatch/profiles/slurm.yaml and edit it",
         )
-    cpu = cpu_partition(known, main)
+    cpu = cpu_partition(known)
     cluster = known.config.get("ClusterName", name)
     lines: list[Line] = [
         ("about", f"{cluster}: drafted from Slurm {known.config.get('SLURM_VERSION', '')}; look it over", ""),
@@ -84,23 +93,33 @@ def profile(name: str, known: Facts) -> str:
     return "\n".join([*rows, _more(), ""])
 
 
+def _open(known: Facts) -> list[Partition]:
+    """Partitions that are up and have nodes."""
+    return [p for p in known.partitions.values() if p.up and any(n.count for n in p.nodes)]
+
+
+def _steady(known: Facts, partition: Partition) -> bool:
+    """Whether jobs keep their nodes there: a training that may be stopped at any time is for those who ask for it."""
+    return not checks.preemptible(known, partition)
+
+
 def gpu_partition(known: Facts) -> Partition | None:
-    """The partition with most GPUs that is not preemptible, the longest limit first; None on a cluster without."""
-    found = [p for p in known.partitions.values() if p.up and p.gpus()]
-    return max(found, key=lambda p: (_total(p), p.preempt in ("OFF", ""), p.max_hours or float("inf")), default=None)
+    """Not a preemptible partition where there is another; of those the one with most GPUs, then with the longest limit.
+    None on a cluster without GPUs."""
+    found = [p for p in _open(known) if p.gpus()]
+    return max(found, key=lambda p: (_steady(known, p), _total(p), p.max_hours or float("inf")), default=None)
 
 
 def _total(partition: Partition) -> int:
     return sum(n.count * n.gpus_of("") for n in partition.nodes)
 
 
-def cpu_partition(known: Facts, main: Partition) -> Partition | None:
-    """Where jobs without GPUs go: most nodes without GPUs, not preemptible, the longest limit first."""
-    found = [p for p in known.partitions.values() if p.up and any(not n.gpus for n in p.nodes)]
-    plain = [p for p in found if p.preempt in ("OFF", "") or not main.preempt]
+def cpu_partition(known: Facts) -> Partition | None:
+    """Where jobs without GPUs go: not preemptible where possible, most nodes without GPUs, the longest limit."""
+    found = [p for p in _open(known) if any(not n.gpus for n in p.nodes)]
     return max(
-        plain or found,
-        key=lambda p: (sum(n.count for n in p.nodes if not n.gpus), p.max_hours or float("inf")),
+        found,
+        key=lambda p: (_steady(known, p), sum(n.count for n in p.nodes if not n.gpus), p.max_hours or float("inf")),
         default=None,
     )
 
@@ -108,11 +127,7 @@ def cpu_partition(known: Facts, main: Partition) -> Partition | None:
 def debug_partition(known: Facts, main: Partition) -> Partition | None:
     """The shortest partition that has the main one's kind of node; None when no other is shorter."""
     kind = _kind(main)[0]
-    short = [
-        p
-        for p in known.partitions.values()
-        if p.up and p != main and p.max_hours and p.max_hours < (main.max_hours or float("inf"))
-    ]
+    short = [p for p in _open(known) if p != main and p.max_hours and p.max_hours < (main.max_hours or float("inf"))]
     fitting = [p for p in short if not main.gpus() or p.gpus(kind)]
     return min(fitting, key=lambda p: p.max_hours or 0, default=None)
 
@@ -126,7 +141,7 @@ def _kind(partition: Partition) -> tuple[str, int, Nodes]:
 
 def _why_main(main: Partition) -> str:
     if not main.gpus():
-        return "sinfo: no partition has GPUs; this is the default"
+        return f"sinfo: no partition has GPUs; this is the {'default' if main.default else 'first that is up'}"
     return f"sinfo: most GPUs ({_total(main)}), PreemptMode {main.preempt or 'not said'}"
 
 

@@ -6,16 +6,21 @@ hpc gc [--on PROFILE] --apply [--unreferenced]    deletes it; never what another
 
 from __future__ import annotations
 
+import errno
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpc.cluster import heap
 from hpc.cluster import uses as using
 from hpc.cluster.heap import KINDS, Item, utc
 from hpc.cluster.profile import Profile
 from hpc.cluster.uses import Uses
+from hpc.plan.room import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +34,20 @@ Moves = list[tuple[Path, Path]]
 """(name, the name that it has until it is removed)."""
 
 
-def sweep(profile: Profile, items: Iterable[Item], *, unreferenced: bool = False) -> list[Item]:
+@dataclass
+class Swept:
+    """What was deleted, and what the file system did not let go: item -> why."""
+
+    items: list[Item]
+    refused: dict[Item, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """True if nothing could be deleted because it may not be."""
+        return bool(self.refused) and not self.items
+
+
+def sweep(profile: Profile, items: Iterable[Item], *, unreferenced: bool = False) -> Swept:
     """Delete what is this user's, and return what was deleted.
 
     First everything is renamed; then the ledger and the queue are read again, and what a submission has come to need in
@@ -42,7 +60,8 @@ def sweep(profile: Profile, items: Iterable[Item], *, unreferenced: bool = False
         ClusterError: Slurm does not say which jobs are alive (everything is put back).
     """
     chosen = [i for i in items if i.mine and (unreferenced or i.kind != "unreferenced")]
-    moved = [(item, _aside(item)) for item in chosen]
+    refused: dict[Item, str] = {}
+    moved = [(item, _aside(item, refused)) for item in chosen]
     back = moved
     try:
         fresh = using.look(profile)
@@ -52,19 +71,29 @@ def sweep(profile: Profile, items: Iterable[Item], *, unreferenced: bool = False
             _put_back(names)
     rest = [(item, names) for item, names in moved if (item, names) not in back]
     removed = {item: [_remove(gone) for _, gone in names] for item, names in rest}
-    return [item for item, done in removed.items() if len(done) == len(item.parts) and all(done)]
+    return Swept([i for i, done in removed.items() if len(done) == len(i.parts) and all(done)], refused)
 
 
-def _aside(item: Item) -> Moves:
+def _aside(item: Item, refused: dict[Item, str]) -> Moves:
+    """Rename the parts of an item; why one stays where it is, is noted in `refused`."""
     moves = []
     for part in item.parts:
         gone = part.with_name(f"{GONE}{uuid.uuid4().hex}")
         try:
             part.rename(gone)
-        except OSError:  # another gc was faster, or the folder around it may not be written to
+        except FileNotFoundError:  # another gc was faster
+            continue
+        except OSError as error:
+            refused[item] = _why(part.parent, error)
             continue
         moves.append((part, gone))
     return moves
+
+
+def _why(folder: Path, error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{folder} may not be written (owner {heap.owner(folder)})"
+    return f"{folder}: {error.strerror}"
 
 
 def _needed(item: Item, uses: Uses) -> bool:
@@ -97,13 +126,13 @@ def _remove(path: Path) -> bool:
     return True
 
 
-def document(profile: Profile, items: list[Item], deleted: list[Item] | None) -> dict[str, Any]:
-    """The JSON document of `hpc gc --json`; `deleted` is None for a dry run."""
-    gone = [] if deleted is None else deleted
+def document(profile: Profile, items: list[Item], swept: Swept | None) -> dict[str, Any]:
+    """The JSON document of `hpc gc --json`; `swept` is None for a dry run."""
+    gone, refused = (swept.items, swept.refused) if swept else ([], {})
     return {
         "root": str(profile.root),
-        "dry_run": deleted is None,
-        "items": [{**i.document(), "deleted": i in gone} for i in items],
+        "dry_run": swept is None,
+        "items": [{**i.document(), "deleted": i in gone, "refused": refused.get(i, "")} for i in items],
         "totals": {kind: _sum(i for i in items if i.kind == kind) for kind in KINDS},
         "deleted": _sum(gone),
     }
@@ -115,9 +144,13 @@ def _sum(items: Iterable[Item]) -> dict[str, int]:
 
 
 def show(
-    profile: Profile, items: list[Item], deleted: list[Item] | None, console: Console, *, older_days: float = 1.0
+    profile: Profile, items: list[Item], swept: Swept | None, console: Console, *, older_days: float = 1.0
 ) -> None:
-    """Print a table of the items (other users' are dim), totals by kind, and the next command."""
+    """Print a table of the items (other users' are dim), totals by kind, and the next command.
+
+    Raises:
+        ClusterError: nothing is found, and Slurm does not say whether there is something younger.
+    """
     from rich.table import Table
 
     if items:
@@ -133,7 +166,10 @@ def show(
             console.print(f"{kind}: {_total(total)}  ({about})", highlight=False)
     others = sum(not i.mine for i in items)
     lines = [f"{others} of these belong to other users, who must delete them"] if others else []
-    lines += _next(profile, items, older_days) if deleted is None else _done(items, deleted)
+    if not items:
+        lines.append(_nothing(profile, older_days))
+    else:
+        lines += _next(profile, items, older_days) if swept is None else _done(items, swept)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -144,10 +180,22 @@ def _row(profile: Profile, item: Item) -> tuple[str, ...]:
     return item.kind, escape(where), size(item.bytes), str(item.inodes), escape(item.owner), utc(item.used)[:10]
 
 
-def _done(items: list[Item], deleted: list[Item]) -> list[str]:
-    stayed = sum(i.mine and i.kind != "unreferenced" and i not in deleted for i in items)
-    why = f"{stayed} stayed: a job began to use them, or a process holds them open"
-    return [f"deleted {_total(_sum(deleted))}", *([why] if stayed else [])]
+def _done(items: list[Item], swept: Swept) -> list[str]:
+    deleted, refused = swept.items, swept.refused
+    stayed = sum(i.mine and i.kind != "unreferenced" and i not in deleted and i not in refused for i in items)
+    lines = [f"deleted {_total(_sum(deleted))}"]
+    lines += [f"{number} stayed: {why}" for why, number in Counter(refused.values()).items()]
+    return [*lines, *([f"{stayed} stayed: a job began to use them, or a process holds them open"] if stayed else [])]
+
+
+def _nothing(profile: Profile, older_days: float) -> str:
+    """That there is nothing, or nothing old enough."""
+    young = _sum(i for i in heap.spared(profile, older_days) if i.mine) if older_days > 0 else _sum([])
+    if not young["items"]:
+        return f"nothing to delete in {profile.root}"
+    days = f"{older_days:g} day{'' if older_days == 1 else 's'}"
+    found = f"{young['items']} item(s), {size(young['bytes'])} were used since"
+    return f"nothing older than {days}; {found}: hpc gc --on {profile.name} --older 0"
 
 
 def _next(profile: Profile, items: list[Item], older_days: float) -> list[str]:
@@ -162,13 +210,3 @@ def _next(profile: Profile, items: list[Item], older_days: float) -> list[str]:
 
 def _total(total: dict[str, int]) -> str:
     return f"{total['items']} item(s), {size(total['bytes'])}, {total['inodes']} files"
-
-
-def size(num_bytes: int) -> str:
-    """Bytes as a reader takes them: 1.4 GiB."""
-    value = float(num_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

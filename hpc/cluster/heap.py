@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc import artifact, files
+from hpc import artifact, files, track
 from hpc.cluster import uses as using
 from hpc.cluster.profile import Profile
 from hpc.cluster.uses import DAY_S, Uses
@@ -86,6 +86,16 @@ def look(profile: Profile, *, older_days: float = 1.0, now: float | None = None)
     return sorted((i for i in found if now - i.used >= older_days * DAY_S), key=lambda i: (-i.bytes, str(i.path)))
 
 
+def spared(profile: Profile, older_days: float) -> list[Item]:
+    """What `look` leaves out for its age alone. Reads the root once more.
+
+    Raises:
+        ClusterError: Slurm does not say which jobs are alive.
+    """
+    now = time.time()
+    return [i for i in look(profile, older_days=0.0, now=now) if now - i.used < older_days * DAY_S]
+
+
 def _attempts(profile: Profile, uses: Uses, now: float) -> Iterator[Item]:
     for folder in sorted(profile.root.glob("work/*/*")):
         stage, key, tries = folder.parent.name, folder.name, artifact.attempts(folder)
@@ -104,7 +114,7 @@ def _attempts(profile: Profile, uses: Uses, now: float) -> Iterator[Item]:
 def _kept(path: Path) -> bool:
     """Records of an attempt; hidden names, which are leftovers or nobody's; W&B runs that were not yet sent."""
     if path.name == "wandb":
-        return any(not Path(f"{run}.synced").exists() for run in path.glob("offline-run-*/*.wandb"))
+        return track.unsynced(path)
     return path.name.startswith(".") or path.name == "attempt.json" or bool(re.match(r"failure.*\.json$", path.name))
 
 
@@ -171,12 +181,8 @@ def _item(kind: str, path: Path, parts: list[Path], used: float, stage: str = ""
         sizes[(facts.st_dev, facts.st_ino)] = 0 if os.path.isdir(entry) else facts.st_size  # noqa: PTH112 - many
         owners.add(facts.st_uid)
         newest = max(newest, facts.st_mtime)
-    try:
-        owner = _name(path.lstat().st_uid)
-    except FileNotFoundError:
-        owner = ""
-    mine = owners == {os.geteuid()}
-    return Item(kind, path, tuple(parts), stage, key, sum(sizes.values()), len(sizes), owner, mine, max(used, newest))
+    mine, whose = owners == {os.geteuid()}, owner(path)
+    return Item(kind, path, tuple(parts), stage, key, sum(sizes.values()), len(sizes), whose, mine, max(used, newest))
 
 
 def _tree(path: Path) -> Iterator[str]:
@@ -199,7 +205,12 @@ def _finished(folder: Path) -> float:
     return float(calendar.timegm(time.strptime(files.read_json(folder / "DONE")["finished"], "%Y-%m-%dT%H:%M:%SZ")))
 
 
-def _name(uid: int) -> str:
+def owner(path: Path) -> str:
+    """The user who owns a path: the name, or the number of one without; empty if the path is gone."""
+    try:
+        uid = path.lstat().st_uid
+    except FileNotFoundError:
+        return ""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -6,11 +6,8 @@ Every function returns rows and changes nothing but small files of its own in th
 from __future__ import annotations
 
 import errno
-import getpass
 import json
-import netrc
 import os
-import re
 import resource
 import shutil
 import subprocess
@@ -20,12 +17,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlparse
 
 import hpc
+from hpc import track
 from hpc.cluster.facts import Row
 from hpc.cluster.profile import KINDS, Profile
 from hpc.errors import ClusterError
+from hpc.plan import room
 
 GIB = 2**30
 FREE_GIB = 50
@@ -59,8 +57,7 @@ def local(profile: Profile) -> Iterator[Row]:
     except ClusterError as error:
         yield Row("root", "fail", f"{error.what} ({error.why})", error.next)
         return
-    yield from root_rows(root)
-    yield from quotas(profile, root)
+    yield from root_rows(root, profile)
     yield cache(profile)
     yield from environments(profile)
     yield hub(needed=True)
@@ -69,36 +66,20 @@ def local(profile: Profile) -> Iterator[Row]:
     yield from scratch()
 
 
-def root_rows(root: Path) -> Iterator[Row]:
-    """The root: can be written, clock, atomic names, free space."""
+def root_rows(root: Path, profile: Profile | None = None) -> Iterator[Row]:
+    """The root: can be written, clock, atomic names, free space; the quota of the profile costs a look at every file
+    under the root."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=root) as folder:
-            yield Row("root", "ok", f"{root} can be written ({file_system(root)})")
+            yield Row("root", "ok", f"{root} can be written ({room.mount(root).kind})")
             yield _file_clock(Path(folder))
             yield atomicity(Path(folder))
     except OSError as error:
         text = f"{root}: {error.strerror}"
         yield Row("root", "fail", text, "set HPC_ROOT, or roots in the profile, to a folder that you can write to")
         return
-    yield from free(root)
-
-
-def file_system(path: Path) -> str:
-    """The type of file system under `path`: lustre, nfs4, ext4 ...; from the longest mount point."""
-    try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    whole = path.resolve()
-    mounts = [line.split() for line in lines]
-    fitting = [m for m in mounts if len(m) > 2 and whole.is_relative_to(_unescaped(m[1]))]
-    return max(fitting, key=lambda m: len(m[1]), default=["", "", "unknown"])[2]
-
-
-def _unescaped(name: str) -> str:
-    """/proc writes a space in a mount point as \\040."""
-    return re.sub(r"\\(\d{3})", lambda m: chr(int(m.group(1), 8)), name)
+    yield from space(root, profile)
 
 
 def _file_clock(folder: Path) -> Row:
@@ -153,50 +134,25 @@ def _refuses(action: Callable[[], object]) -> bool:
     return False
 
 
-def free(root: Path) -> Iterator[Row]:
-    """Free bytes and names of the file system under the root."""
-    stat = os.statvfs(root)
-    free_gib = stat.f_bavail * stat.f_frsize / GIB
-    enough = free_gib >= FREE_GIB
-    advice = "" if enough else "hpc gc shows what can go; `hpc plan` shows the peak of a sweep"
-    yield Row("free space", "ok" if enough else "warn", f"{free_gib:.0f} GiB free at {root}", advice)
-    if stat.f_files:  # some file systems count none
-        few = stat.f_favail < FREE_FILES
-        yield Row(
-            "free inodes", "warn" if few else "ok", f"{stat.f_favail} files can still be made", "hpc gc" if few else ""
-        )
-
-
-def quotas(profile: Profile, root: Path) -> Iterator[Row]:
-    """What `lfs quota` or `quota` says about this user, or the profile's own numbers."""
-    text = _quota_text(root)
-    used, limit = parse_quota(text)
-    if limit:
-        share = used / limit
-        found = f"{used:.0f} of {limit:.0f} GiB used ({share:.0%})"
-        yield Row("quota", "warn" if share > 0.9 else "ok", found, "hpc gc shows what can go" if share > 0.9 else "")
-    elif profile.quota_gib or profile.quota_files:
-        limits = [f"{profile.quota_gib:g} GiB" if profile.quota_gib else "", f"{profile.quota_files or ''}"]
-        yield Row("quota", "ok", f"by the profile: {', '.join(filter(None, limits))}")
+def space(root: Path, profile: Profile | None = None) -> Iterator[Row]:
+    """Bytes and names that new files under the root may take: the least that the file system, a quota and the profile
+    leave, and which of them says so."""
+    if profile is None:
+        left = room.of(root)
     else:
-        yield Row("quota", "ok", "none is told by lfs or quota", "if your site has one, set quota_gib and quota_files")
-
-
-def _quota_text(root: Path) -> str:
-    if shutil.which("lfs") and file_system(root) == "lustre":
-        return output(["lfs", "quota", "-q", "-u", getpass.getuser(), str(root)])
-    return output(["quota", "-w", "-p"]) if shutil.which("quota") else ""
-
-
-def parse_quota(text: str) -> tuple[float, float]:
-    """(used GiB, limit GiB) of the fullest line of `quota -w` or `lfs quota`, both in KiB; zeros without a limit."""
-    found = [(0.0, 0.0)]
-    for line in text.splitlines():
-        words = line.split()
-        numbers = [int(w.rstrip("*")) for w in words[1:4] if w.rstrip("*").isdigit()]
-        if len(numbers) == 3 and (numbers[1] or numbers[2]):
-            found.append((numbers[0] / 2**20, (numbers[2] or numbers[1]) / 2**20))
-    return max(found, key=lambda f: f[0] / f[1] if f[1] else 0)
+        cached = Path(os.path.expandvars(profile.cache)).expanduser() if profile.cache else None
+        left = room.of(root, quota_gib=profile.quota_gib, quota_files=profile.quota_files, beside=cached)
+    if left.bytes is not None:
+        few = left.bytes < FREE_GIB * GIB
+        advice = "hpc gc shows what can go; `hpc plan` shows the peak of a sweep" if few else ""
+        if profile and not few and {left.bytes_by, left.files_by} <= {"file system", ""}:
+            advice = "if your site has a quota, set quota_gib and quota_files: no command tells it here"
+        found = f"{room.size(left.bytes)} free at {root} ({left.bytes_by})"
+        yield Row("free space", "warn" if few else "ok", found, advice)
+    if left.files is not None:  # some file systems count none
+        few = left.files < FREE_FILES
+        found = f"{left.files:,} files can still be made ({left.files_by})"
+        yield Row("free inodes", "warn" if few else "ok", found, "hpc gc shows what can go" if few else "")
 
 
 def cache(profile: Profile) -> Row:
@@ -293,14 +249,10 @@ def hub(*, needed: bool) -> Row:
 
 def wandb() -> Row:
     """Whether W&B would log in. The key itself is never read out."""
-    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
     if os.environ.get("WANDB_API_KEY"):
         return Row("wandb", "ok", "WANDB_API_KEY is set", "jobs see it through env: {WANDB_API_KEY: $WANDB_API_KEY}")
-    try:
-        if netrc.netrc().authenticators(host):
-            return Row("wandb", "ok", f"{host} is in ~/.netrc")
-    except (OSError, netrc.NetrcParseError):
-        pass
+    if track.logged_in():
+        return Row("wandb", "ok", f"{track.host()} is in {os.environ.get('NETRC') or '~/.netrc'}")
     return Row(
         "wandb", "ok", "not logged in: runs are kept as files", "hpc report X --to wandb sends them later (wandb login)"
     )
@@ -334,7 +286,7 @@ def scratch() -> Iterator[Row]:
     named = [os.environ.get(n, "") for n in ("SLURM_TMPDIR", "TMPDIR")]
     for folder in dict.fromkeys(Path(f) for f in [*named, "/tmp"] if f):
         if folder.is_dir() and os.access(folder, os.W_OK):
-            kind, size = file_system(folder), shutil.disk_usage(folder)
+            kind, size = room.mount(folder).kind, shutil.disk_usage(folder)
             note = "it is memory: files there count against the job's memory" if kind in ("tmpfs", "ramfs") else ""
             yield Row(
                 "node-local scratch",

@@ -1,7 +1,7 @@
 """How much room a folder has: what the file system says, what a quota leaves, what the profile says of a quota.
 
-from hpc.plan import room
-room.of(Path("/scratch/me"), quota_gib=500)        # the tightest of the three counts
+hpc doctor --on PROFILE           tells it, as rows "free space" and "free inodes"
+hpc fetch X [--dry-run]           holds it against what is to be downloaded
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 GIB = 2**30
 QUOTA_S = 10
 """A quota server that has not answered by then is not asked again."""
 NUMBER = re.compile(r"\[?(\d+)\*?\]?")
+
+
+class Mount(NamedTuple):
+    """Where a file system hangs, its device or server, and its type: lustre, nfs4, ext4 ..."""
+
+    point: str
+    device: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,27 @@ def of(
 def existing(folder: Path) -> Path:
     """The folder, or the nearest of its parents that is there."""
     return next(p for p in (folder, *folder.absolute().parents) if p.exists())
+
+
+def mount(place: Path) -> Mount:
+    """The file system that holds `place`: of all mount points above it the longest."""
+    best, whole = Mount("/", "", "unknown"), place.resolve()
+    try:
+        text = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return best
+    for line in text.splitlines():
+        device, point, kind = (_unescaped(word) for word in line.split()[:3])
+        if whole.is_relative_to(point) and len(point) >= len(
+            best.point
+        ):  # of two at one place the later hides the other
+            best = Mount(point, device, kind)
+    return best
+
+
+def _unescaped(name: str) -> str:
+    """/proc writes a space as \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m.group(1), 8)), name)
 
 
 def used(folders: Iterable[Path]) -> tuple[int, int]:
@@ -115,13 +145,13 @@ def _profile(folder: Path, beside: Path | None, gib: float | None, files: int | 
 
 def _quota_command(place: Path) -> Room:
     """`lfs quota` on Lustre, else `quota`; nothing where there is none or it says nothing of this file system."""
-    mount, device = _mount(place)
+    point, device, _ = mount(place)
     if shutil.which("lfs"):
-        found = parse_quota(_out(["lfs", "quota", "-q", "-u", getpass.getuser(), str(place)]), [mount, str(place)])
+        found = parse_quota(_out(["lfs", "quota", "-q", "-u", getpass.getuser(), str(place)]), [point, str(place)])
         if found is not None:
             return Room(*found, "lfs quota", "lfs quota")
     if shutil.which("quota"):
-        found = parse_quota(_out(["quota", "-u", "-w", "-p"]), [device, mount])
+        found = parse_quota(_out(["quota", "-u", "-w", "-p"]), [device, point])
         if found is not None:
             return Room(*found, "quota", "quota")
     return Room(None, None)
@@ -145,18 +175,6 @@ def parse_quota(text: str, names: list[str]) -> tuple[int | None, int | None] | 
 def _left(taken: int, soft: int, hard: int) -> int | None:
     limit = hard or soft
     return limit - taken if limit else None
-
-
-def _mount(place: Path) -> tuple[str, str]:
-    """Mount point and device of the file system that holds `place`."""
-    best = ("/", "")
-    resolved = place.resolve()
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
-        device, mount, *_ = line.split()
-        mount = mount.replace("\\040", " ")
-        if resolved.is_relative_to(mount) and len(mount) >= len(best[0]):
-            best = (mount, device)
-    return best
 
 
 def _out(command: list[str]) -> str:

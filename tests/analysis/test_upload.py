@@ -24,7 +24,7 @@ SECRETS = ("secret thought", "secret answer", "the secret question", "the secret
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_DATA_DIR"):
+    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL", "WANDB_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
 
@@ -109,6 +109,56 @@ def test_what_was_sent_is_not_sent_again_and_what_is_published_later_is(study: A
     assert len(runs_in(study.root)) == 5
     assert "0 artifacts" in upload.send(study.plan, [study.root])
     assert {files.read_json(p)["mode"] for p in (study.root / "wandb/sent").glob("*.json")} == {"offline"}
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[str]]:
+    """online() switches to a W&B that takes every run; the list it returns fills with their ids."""
+
+    def switch() -> list[str]:
+        sent: list[str] = []
+
+        def start(title: str, sweep: str, stage: str, config: Any, name: str, *_: Any) -> Any:
+            sent.append(name)
+            folder = str(tmp_path / f"run-20260101_000000-{name}" / "files")
+            return SimpleNamespace(resumed=False, summary={}, log=lambda row: None, finish=lambda: None, dir=folder)
+
+        monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setattr(upload.track, "start", start)
+        return sent
+
+    return switch
+
+
+def test_what_was_written_offline_is_sent_once_there_is_a_network(study: Any, online: Any) -> None:
+    assert "wandb sync" in upload.send(study.plan, [study.root])
+    again = upload.send(study.plan, [study.root])
+    assert "5 were sent before" in again and "wandb sync" in again, "they are still to be synced"
+    files_of = runs_in(study.root)
+    first, *others = files_of.values()
+    Path(f"{first}.synced").touch()  # as `wandb sync` does
+    sent = online()
+    said = upload.send(study.plan, [study.root])
+    assert sorted(sent) == sorted(set(files_of) - {first.stem.removeprefix("run-")})
+    assert "4 artifacts to W&B (online), 1 were sent before" in said
+    assert "wandb sync" not in said and all(Path(f"{p}.synced").exists() for p in others), (
+        "a sync would send them twice"
+    )
+    assert "0 artifacts to W&B (online), 5 were sent before" in upload.send(study.plan, [study.root])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WANDB_PROJECT", "other"), ("WANDB_ENTITY", "lab"), ("WANDB_BASE_URL", "https://wandb.lab.example")],
+)
+def test_what_one_project_has_is_sent_to_another_all_the_same(
+    study: Any, online: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    sent = online()
+    upload.send(study.plan, [study.root])
+    monkeypatch.setenv(name, value)
+    assert "5 artifacts" in upload.send(study.plan, [study.root]) and len(sent) == 10
+    assert "0 artifacts" in upload.send(study.plan, [study.root])
 
 
 def test_rows_that_the_job_itself_has_sent_are_left_out() -> None:

@@ -1,5 +1,6 @@
 """The doctor's rows from canned answers and real folders; the profiles that we ship; build locks; a drafted profile."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -13,6 +14,7 @@ from hpc.cluster import build, checks, doctor, draft, facts, here, probe, script
 from hpc.cluster.facts import Facts, Row
 from hpc.cluster.profile import Place, find_profile
 from hpc.errors import ClusterError
+from hpc.plan import room
 
 SHIPPED = sorted((Path(__file__).parents[2] / "sbatch" / "profiles").glob("*.yaml"))
 CONFIG = """Configuration data as of 2026-01-01T00:00:00
@@ -200,6 +202,47 @@ def test_a_draft_of_a_cluster_without_gpus_has_none(tmp_path):
     assert made.node_gpus == 0 and made.partition == "cpu" and made.place("train").memory_gib <= 257000 / 1024
 
 
+def changed(known, **settings):
+    """The same cluster; settings: partition -> what scontrol says otherwise of it, or None for one without nodes."""
+    found = dict(known.partitions)
+    for name, values in settings.items():
+        old = found[name]
+        more = {"nodes": ()} if values is None else {"settings": {**old.settings, **values}}
+        found[name] = dataclasses.replace(old, **more)
+    return dataclasses.replace(known, partitions=found)
+
+
+def test_a_preemptible_partition_is_not_the_main_one_even_with_more_gpus():
+    few = changed(deep(), big={"PreemptMode": "REQUEUE"}, quick={"State": "DOWN"})
+    assert draft.gpu_partition(few).name == "short", "2 x 2 V100 that stay, against 16 x 4 A100 that do not"
+    assert draft.cpu_partition(few).name == "cpu"
+    never = dataclasses.replace(few, config={**few.config, "PreemptType": "preempt/none"})
+    assert draft.gpu_partition(never).name == "big", "nothing is preempted on this cluster"
+    all_of_them = {p.name: {"PreemptMode": "REQUEUE"} for p in deep().partitions.values()}
+    assert draft.gpu_partition(changed(deep(), **all_of_them)).name == "big", "the most GPUs where there is no choice"
+
+
+def test_a_draft_leaves_out_partitions_that_are_down_or_without_nodes():
+    down = {"State": "DOWN"}
+    no_gpus = {"big": down, "cheap": down, "quick": down}
+    assert "\npartition: cpu  # sinfo: no partition has GPUs; this is the default" in draft.profile(
+        "x", changed(deep(), **no_gpus, short=down)
+    )
+    text = draft.profile("x", changed(deep(), **no_gpus, cpu=None))
+    assert "\npartition: short " in text and "cpu_partition" not in text
+    for cpu in (None, down):
+        with pytest.raises(ClusterError, match="no partition that you may use"):
+            draft.profile("x", changed(deep(), **no_gpus, short=None, cpu=cpu))
+
+
+def test_init_hides_no_shipped_profile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClusterError, match='"slurm" already') as caught:
+        draft.write("slurm")
+    assert "found first" in caught.value.why and caught.value.where.endswith("slurm.yaml")
+    assert not list(tmp_path.iterdir())
+
+
 def test_init_overwrites_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     there = tmp_path / "sbatch/profiles/mine.yaml"
@@ -268,21 +311,36 @@ def test_a_root_that_cannot_be_written_fails(tmp_path):
     assert row.state == "fail" and "HPC_ROOT" in row.next
 
 
-@pytest.mark.parametrize(
-    "text, used, limit",
-    [
-        (
-            "Disk quotas for user me (uid 1):\nFilesystem blocks quota limit grace\n/home 1048576* 0 2097152 - 5 0 0",
-            1,
-            2,
-        ),
-        ("/lustre 943718400 1048576000 1153433600 - 12000 0 0 -", 900, 1100),
-        ("", 0, 0),
-        ("/data 17 0 0 - 2 0 0", 0, 0),
-    ],
-)
-def test_quotas_are_read(text, used, limit):
-    assert here.parse_quota(text) == (used, limit)
+@pytest.fixture
+def quota(tmp_path, monkeypatch):
+    """quota(text): a `quota` command that says `text`; {device} is that of the file system under tmp_path."""
+
+    def says(text):
+        tool = tmp_path / "bin" / "quota"
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f"#!/bin/sh\ncat <<'END'\n{text.format(device=room.mount(tmp_path).device)}\nEND\n")
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+
+    return says
+
+
+def test_the_quota_of_the_roots_own_file_system_counts(tmp_path, quota):
+    """Another file system may be full; `quota` lists all that the user has files on."""
+    quota("srv:/full 999 0 1000 0 9 0 10 0\n{device} 1048576 0 2097152 0 50 0 60 0")
+    found = {r.name: r for r in here.space(tmp_path)}
+    assert found["free space"].state == "warn" and found["free space"].found.startswith("1.0 GiB free")
+    assert found["free inodes"].state == "warn" and found["free inodes"].found.startswith("10 files")
+    assert all("(quota)" in r.found and "hpc gc" in r.next for r in found.values())
+
+
+def test_the_profiles_quota_counts_what_lies_under_the_root(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/file").write_bytes(b"x" * 2**20)
+    asked = find_profile("local", roots=[str(tmp_path / "root")], quota_gib=1, quota_files=7)
+    found = {r.name: r for r in here.space(asked.root, asked)}
+    assert found["free space"].found.startswith("1023.0 MiB free") and "quota_gib 1 of" in found["free space"].found
+    assert found["free inodes"].found.startswith("6 files can still be made") and found["free inodes"].state == "warn"
 
 
 def test_the_least_limit_of_the_control_groups_counts(tmp_path):
@@ -324,6 +382,7 @@ def test_the_wandb_key_is_never_shown(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "5" * 40)
     assert "5" * 8 not in str(here.wandb()) and here.wandb().state == "ok"
     monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.delenv("NETRC", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert "not logged in" in here.wandb().found
     (tmp_path / ".netrc").write_text("machine api.wandb.ai\n login user\n password " + "6" * 40 + "\n")
@@ -376,6 +435,15 @@ def test_rows_of_nodes_are_merged_where_they_agree(tmp_path):
 def test_a_probe_job_of_a_local_profile_is_refused(tmp_path):
     with pytest.raises(ClusterError, match="needs a Slurm cluster"):
         doctor.job(find_profile("local", roots=[str(tmp_path)]))
+
+
+def test_a_root_that_cannot_be_written_is_a_row_and_no_job(tmp_path):
+    (tmp_path / "file").touch()
+    (row,) = doctor.job(find_profile("slurm", roots=[str(tmp_path / "file/root")]))
+    assert (row.name, row.state) == ("job", "fail") and "Not a directory" in row.found and "HPC_ROOT" in row.next
+    asked = find_profile("local", roots=[str(tmp_path / "file/root")], cache=str(tmp_path / "cache"))
+    (row,) = build.rows(asked)
+    assert (row.name, row.state) == ("build", "fail") and "HPC_ROOT" in row.next
 
 
 def test_a_file_that_never_comes_is_an_error(tmp_path):
@@ -457,6 +525,16 @@ def test_without_a_cache_nothing_is_built_where_no_job_would_look(tmp_path):
     assert row.state == "fail" and "set cache" in row.next
     row = build.rows(find_profile("local", roots=[str(tmp_path)], cache="$NO_SUCH_VARIABLE/cache"))[0]
     assert row.state == "fail" and "not set" in row.found
+
+
+def test_a_build_that_takes_too_long_is_told_with_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "BUILD_S", 0.3)
+    asked = find_profile(
+        "local", roots=[str(tmp_path / "root")], cache=str(tmp_path / "cache"), setup=["echo at it", "exec sleep 60"]
+    )
+    with pytest.raises(ClusterError, match=r"did not end within 0\.005 minutes") as caught:
+        build.rows(asked)
+    assert Path(caught.value.where).read_text() == "at it\n" and "--on local" in caught.value.next
 
 
 @pytest.mark.proof_ci

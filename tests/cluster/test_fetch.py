@@ -265,11 +265,11 @@ def test_submit_stops_at_one_missing_file_and_names_the_command(place, harm):
         (place.cache / "models--org--model/hpc" / f"{snapshot.name}.json").unlink()
         shard.unlink()
     with pytest.raises(PlanError, match="nothing is submitted") as caught:
-        fetching.refuse(*plan(place), "base")
+        fetching.refuse(*plan(place), "base --on here")
     assert "org/model" in caught.value.why and "hpc fetch base --on here" in caught.value.next
     again = fetched(place)
     assert [r["name"] for r in again["repositories"]] == ["org/model"]
-    fetching.refuse(*plan(place), "base")
+    fetching.refuse(*plan(place), "base --on here")
 
 
 def test_repository_that_another_tool_fetched_whole_is_accepted(place):
@@ -286,13 +286,13 @@ def test_data_file_that_no_hub_stands_in_for_is_missing_before_a_job_starts(plac
         RECIPE.replace("{name: records, hub: org/traces}", "{name: math_solved, minus: ./quiz.yaml}")
     )
     with pytest.raises(PlanError) as caught:
-        fetching.refuse(*plan(place), "base")
+        fetching.refuse(*plan(place), "base --on here")
     assert "math_test5000_solved.jsonl" in caught.value.why and "HPC_DATA_DIR" in caught.value.next
     assert "hpc fetch" not in caught.value.next
     (place.path / "data").mkdir()
     (place.path / "data/math_test5000_solved.jsonl").write_text("")
     monkeypatch.setenv("HPC_DATA_DIR", str(place.path / "data"))
-    fetching.refuse(*plan(place), "base")
+    fetching.refuse(*plan(place), "base --on here")
 
 
 def test_missing_imports_no_library_of_the_hub_and_takes_milliseconds(place):
@@ -347,6 +347,13 @@ def test_cache_of_the_profile_is_where_commits_are_read(place, monkeypatch):
 )
 def test_quota_tables_are_read(text, left):
     assert room.parse_quota(text, ["/scratch"]) == left
+
+
+def test_a_mount_point_with_a_space_is_read(tmp_path, monkeypatch):
+    table = "/dev/a / ext4 rw 0 0\nsrv:/b /my\\040data nfs4 rw 0 0\nsrv:/c /my\\040data lustre rw 0 0\n"
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: table)
+    assert room.mount(Path("/my data/x")) == ("/my data", "srv:/c", "lustre"), "the one mounted last hides the other"
+    assert room.mount(Path("/my")).kind == "ext4"
 
 
 def test_quota_of_the_profile_counts_what_is_in_use(tmp_path):

@@ -1,14 +1,18 @@
 """What `hpc gc` finds and deletes, on roots that real jobs of the local profile have filled."""
 
+import errno
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from hpc import artifact, files
 from hpc.cluster import gc, heap
@@ -18,6 +22,7 @@ from hpc.cluster.profile import find_profile
 from hpc.cluster.status import cancel, status, wait
 from hpc.cluster.submit import submit
 from hpc.errors import ClusterError
+from hpc.plan import room
 
 DAY = 86400
 
@@ -80,7 +85,7 @@ def test_scratch_of_published_stages_is_counted_and_deleted_and_their_records_st
     item = found[plan.key("base")]
     assert {p.name for p in item.parts} == {"checkpoints", "rank0", "saved"}
     assert (item.bytes, item.inodes) == counted(item.parts) and item.bytes > 1000 and item.mine
-    assert set(gc.sweep(here, find(here))) >= set(found.values())
+    assert set(gc.sweep(here, find(here)).items) >= set(found.values())
     assert sorted(p.name for p in work(here, plan, "base").iterdir()) == ["attempt.json", "failure.3.json"]
     assert find(here) == []
     assert status(plan.document(), here)["totals"] == {"published": 2}
@@ -230,8 +235,8 @@ def test_artifacts_that_no_submission_names_go_only_on_request(toys, here):
     folder = orphan(here)
     (item,) = find(here, "unreferenced")
     assert (item.path, item.bytes) == (folder, counted([folder])[0])
-    assert item not in gc.sweep(here, find(here)) and folder.exists()
-    assert gc.sweep(here, [item], unreferenced=True) == [item]
+    assert item not in gc.sweep(here, find(here)).items and folder.exists()
+    assert gc.sweep(here, [item], unreferenced=True).items == [item]
     assert not folder.exists() and find(here, "unreferenced") == []
     assert status(plan.document(), here)["totals"] == {"published": 2}
 
@@ -265,8 +270,51 @@ def test_nothing_of_another_user_is_deleted(toys, here, monkeypatch):
     found = find(here)
     assert found and not any(i.mine for i in found)
     before = counted([here.root])
-    assert gc.sweep(here, found, unreferenced=True) == [] and counted([here.root]) == before
+    assert gc.sweep(here, found, unreferenced=True).items == [] and counted([here.root]) == before
     assert (work(here, plan, "base") / "rank0").exists()
+
+
+def told(here, items, swept=None, older=1.0):
+    """What `hpc gc` prints."""
+    console = Console(file=io.StringIO(), width=200)
+    gc.show(here, items, swept, console, older_days=older)
+    return console.file.getvalue()
+
+
+def test_what_may_not_be_written_is_told_with_its_owner_and_blames_no_job(toys, here, monkeypatch):
+    plan = made(pair(toys), here)
+    folder, real = work(here, plan, "base"), Path.rename
+
+    def refused(self, target):
+        if self.is_relative_to(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    found = find(here, "finished")
+    swept = gc.sweep(here, found)
+    assert [i.key for i in swept.items] == [plan.key("top")] and not swept.failed
+    said = told(here, found, swept)
+    assert f"1 stayed: {folder} may not be written (owner {folder.owner()})" in said and "a job" not in said
+    found = find(here, "finished")
+    swept = gc.sweep(here, found)
+    assert swept.failed and [i["refused"] for i in gc.document(here, found, swept)["items"]] == list(
+        swept.refused.values()
+    )
+    assert (folder / "rank0").exists()
+
+
+def test_what_is_spared_for_its_age_is_told(toys, here, tmp_path):
+    empty = find_profile("local", roots=[str(tmp_path / "empty")])
+    assert told(empty, find(empty)) == f"nothing to delete in {empty.root}\n"
+    made(pair(toys), here)
+    young = heap.look(here, older_days=0.0)
+    assert len(young) == 3 and heap.look(here) == []
+    size = room.size(sum(i.bytes for i in young))
+    assert (
+        told(here, []) == f"nothing older than 1 day; 3 item(s), {size} were used since: hpc gc --on local --older 0\n"
+    )
+    assert told(here, [], gc.Swept([]), older=2.5).startswith("nothing older than 2.5 days; 3 item(s)")
 
 
 def test_a_crash_before_the_removal_leaves_whole_artifacts_and_the_next_run_ends_it(toys, here, monkeypatch):
@@ -310,7 +358,7 @@ def test_what_a_submission_comes_to_need_meanwhile_goes_back(toys, here, monkeyp
     monkeypatch.setattr(using, "look", meanwhile)
     deleted = gc.sweep(here, found, unreferenced=True)
     monkeypatch.setattr(using, "look", real)
-    assert {i.kind for i in deleted} == {"finished"}
+    assert {i.kind for i in deleted.items} == {"finished"} and not deleted.refused
     assert wait(pair(toys).document(), here, poll_s=0.1, timeout_s=60)["totals"] == {"published": 2}
     assert (folder / "DONE").exists() and not list(here.root.rglob(".gone-*"))
 

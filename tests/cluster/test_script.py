@@ -84,7 +84,7 @@ def test_a_container_wraps_the_worker(tool, wrapped):
 def test_caches_umask_and_offline_jobs():
     profile = find_profile("slurm", cache="$SCRATCH/cache", umask="0007", env={"TRITON_CACHE_DIR": "/tmp/triton"})
     lines = script.setup("train", profile)
-    assert 'export HF_HOME="$SCRATCH/cache/huggingface"' in lines and "export HF_HUB_OFFLINE=\"1\"" in lines
+    assert 'export HF_HOME="$SCRATCH/cache/huggingface"' in lines and 'export HF_HUB_OFFLINE="1"' in lines
     assert 'export TRITON_CACHE_DIR="/tmp/triton"' in lines and "umask 0007" in lines
 
 

@@ -14,8 +14,8 @@ from hpc.cluster.hosts import first_host, rendezvous
 from hpc.cluster.ledger import Ledger
 from hpc.cluster.local import RESTART
 from hpc.cluster.profile import find_profile
-from hpc.cluster.submit import submit
 from hpc.cluster.requeue import LEFT, doing, seconds
+from hpc.cluster.submit import submit
 
 
 @pytest.fixture
