@@ -6,7 +6,9 @@ hpc plan sweeps/mini.yaml
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from gc import set_threshold
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,10 +27,17 @@ app = typer.Typer(
     help="Declare, plan, run and analyse reasoning-model experiments on Slurm.",
 )
 
+_profiles: list[Profile] = []
+"""The profiles of this command, for errors of their folders."""
+
 Name = Annotated[str, typer.Argument(metavar="X", help="a recipe or sweep: a name, or the path of a .yaml file")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, as train.lr=2e-5")]
 On = Annotated[str | None, typer.Option("--on", help="profile of the cluster; default: local where no Slurm is found")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="SELECTOR", help="a run, a glob, AXIS=LABEL or a state; may be repeated"),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="the short test of every distinct stage, in ROOT/smoke")]
 
 
@@ -89,13 +98,10 @@ def submit(
     as_json: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write the job files, submit nothing")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask above the profile's confirm_gpu_hours")] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="SELECTOR", help="a run, a glob, AXIS=LABEL or a state; may be repeated"),
-    ] = None,
+    only: Only = None,
     again: Annotated[
         list[str] | None,
-        typer.Option("--again", metavar="SELECTOR", help="as --only: retry what failed, was cancelled or is held"),
+        typer.Option("--again", metavar="SELECTOR", help="as --only: retry what failed or was cancelled"),
     ] = None,
     smoke: Smoke = False,
 ) -> None:
@@ -107,10 +113,11 @@ def submit(
     document, profile = _planned(x, overrides, on, smoke)
     document, keys = _selected(document, profile, only, again)
     if not dry_run:
-        fetching.refuse(document, profile, " ".join([x, *(overrides or [])]))
+        fetching.refuse(document, profile, _said(x, overrides, on or profile.name))
         _confirm(document, profile, yes)
     result = submitting.submit(document, profile, dry_run=dry_run, again=keys).document()
-    _print_json(result) if as_json else typer.echo(text.submission(result, _said(x, smoke)))
+    said = _said(x, overrides, on, smoke, [*(only or []), *(again or [])])
+    _print_json(result) if as_json else typer.echo(text.submission(result, said))
 
 
 @app.command()
@@ -122,6 +129,7 @@ def status(
     wait: Annotated[bool, typer.Option("--wait", help="return when nothing is left to run; exit 1 on failure")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="redraw until nothing is left to run, or Ctrl-C")] = False,
     every: Annotated[float, typer.Option("--every", metavar="S", help="seconds between two looks", min=0)] = 0,
+    only: Only = None,
     smoke: Smoke = False,
 ) -> None:
     """Show how far every run is, and why not further."""
@@ -132,6 +140,7 @@ def status(
     from hpc.cluster import watch as watching
 
     document, profile = _planned(x, overrides, on, smoke)
+    document, _ = _selected(document, profile, only, None)
     if watch:
         state = watching.watch(document, profile, Console(), every_s=every)
     elif wait:
@@ -150,7 +159,7 @@ def status(
     if smoke and state and not as_json:
         text.measured(state["measured"], Console())
     if wait and text.failed(state):
-        print(text.failures(state, _said(x, smoke)), file=sys.stderr)
+        print(text.failures(state, _said(x, overrides, on, smoke, only), listed=not as_json), file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -167,6 +176,7 @@ def logs(
     attempt: Annotated[int, typer.Option("--attempt", help="number of an attempt; default: the newest start")] = 0,
     batch: Annotated[bool, typer.Option("--batch", help="the batch script's own log, over all restarts")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on as it is written, over restarts")] = False,
+    only: Only = None,
     smoke: Smoke = False,
 ) -> None:
     """Print the newest log of one stage's job."""
@@ -175,6 +185,7 @@ def logs(
     from hpc.cluster import text
 
     document, profile = _planned(x, overrides, on, smoke)
+    document, _ = _selected(document, profile, only, None)
     key = key or text.furthest(asking.status(document, profile), run)
     if follow:
         try:
@@ -184,7 +195,9 @@ def logs(
             pass
         return
     path = reading.logs(document, profile, key, rank=rank, attempt=attempt, batch=batch)
-    typer.echo(f"==> {path} <==\n{path.read_text(errors='replace')}")
+    print(f"==> {path} <==")
+    for piece in reading.blocks(path):
+        print(piece, end="")
 
 
 @app.command()
@@ -195,23 +208,37 @@ def why(
     as_json: Json = False,
     run: Annotated[str, typer.Option("--run", help="only the stages of this run")] = "",
     key: Annotated[str, typer.Option("--key", help="only this stage, by its key as hpc status --json lists it")] = "",
+    only: Only = None,
     smoke: Smoke = False,
 ) -> None:
     """Say why stages failed, by the lines that prove it, what was tried, what waits and for what, and what to do."""
     from hpc.cluster import why as explaining
 
     document, profile = _planned(x, overrides, on, smoke)
-    found = explaining.why(document, profile, run=run, key=key)
-    _print_json(found) if as_json else typer.echo(explaining.text(found, _said(x, smoke), profile.root))
+    document, _ = _selected(document, profile, only, None)
+    said = _said(x, overrides, on, smoke, only)
+    found = explaining.why(document, profile, run=run, key=key, x=said, plain=_said(x, overrides, on))
+    _print_json(found) if as_json else typer.echo(explaining.text(found, said, profile.root))
 
 
 @app.command()
-def cancel(x: Name, overrides: Overrides = None, on: On = None, smoke: Smoke = False) -> None:
-    """Cancel every job of a recipe or sweep that is queued or running."""
-    from hpc.cluster import status as watching
+def cancel(
+    x: Name, overrides: Overrides = None, on: On = None, as_json: Json = False, only: Only = None, smoke: Smoke = False
+) -> None:
+    """Cancel every job of a recipe or sweep that is queued or running; with --only, what no other run needs.
 
-    number = watching.cancel(*_planned(x, overrides, on, smoke))
-    typer.echo(f"cancelled {number} job(s); hpc submit {_said(x, smoke)} starts what is missing again")
+    Without --only and overrides also what earlier states of the file, or other overrides, have asked for.
+    """
+    from hpc.cluster import status as asking
+    from hpc.cluster import text
+    from hpc.plan import choose
+
+    document, profile = _planned(x, overrides, on, smoke)
+    chosen, _ = _selected(document, profile, only, None)
+    spared = choose.others(document, chosen)
+    done = asking.cancel(chosen, profile, spared=spared, earlier=not (only or overrides))
+    said = _said(x, overrides, on, smoke, only)
+    _print_json(done._asdict()) if as_json else typer.echo(text.cancelled(done, document, said))
 
 
 @app.command()
@@ -284,10 +311,9 @@ def doctor(
     if init:
         path = draft.write(init)
         return typer.echo(f"drafted {path}; look it over\nnext: hpc doctor --on {init}")
-    profile = _profile(on)
-    rows = building.rows(profile) if build else looking.diagnose(profile)
-    if job and not build:
-        rows += looking.job(profile)
+    profile = _profile(on, doubted=True)
+    nodes = looking.job(profile) if job else []
+    rows = [*(building.rows(profile) if build else looking.diagnose(profile)), *nodes]
     _print_json([vars(row) for row in rows]) if as_json else looking.show(rows, Console())
     if looking.failed(rows):
         raise typer.Exit(1)
@@ -314,19 +340,47 @@ def gc(
     items = heap.look(profile, older_days=older)
     deleted = collecting.sweep(profile, items, unreferenced=unreferenced) if apply else None
     if as_json:
-        return _print_json(collecting.document(profile, items, deleted))
-    return collecting.show(profile, items, deleted, Console(), older_days=older)
+        _print_json(collecting.document(profile, items, deleted))
+    else:
+        collecting.show(profile, items, deleted, Console(), older_days=older)
+    if deleted and deleted.failed:
+        raise typer.Exit(1)
 
 
 def main() -> None:
     """Run the command; a user's error is printed in full and exits with 2."""
+    set_threshold(100_000, 50, 50)  # a plan is a hundred thousand small containers; a verb lives for a second
     try:
         app()
     except HpcError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(141)
+    except OSError as error:
+        if (known := _of_root(error)) is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _of_root(error: OSError) -> HpcError | None:
+    """The folder for results cannot be used, in words; None for another error. A file that vanished is a bug."""
+    from pathlib import Path
+
+    from hpc.errors import ClusterError
+
+    if not error.filename or isinstance(error, FileNotFoundError):
+        return None
+    path = Path(str(error.filename))
+    for root in (r for profile in _profiles for r in profile.all_roots):
+        if path.is_relative_to(root) or root.is_relative_to(path):
+            report = ", or give report --out DIR" if "report" in sys.argv[1:2] else ""
+            return ClusterError(
+                "the folder for results cannot be read or written",
+                where=str(root),
+                why=f"{error.strerror}: {path}",
+                next=f"set HPC_ROOT (or the profile's roots) to a folder that you may read and write{report}",
+            )
+    return None
 
 
 def _load(x: str, overrides: list[str] | None) -> Sweep:
@@ -372,9 +426,23 @@ def _selected(
     return choose.choose(document, selectors, states), keys
 
 
-def _said(x: str, smoke: bool) -> str:
-    """X as the user must say it again."""
-    return f"{x} --smoke" if smoke else x
+def _said(
+    x: str,
+    overrides: list[str] | None,
+    on: str | None,
+    smoke: bool = False,
+    only: list[str] | None = None,
+) -> str:
+    """The words after the verb that name the same plan again, on the same profile, ready for a shell.
+
+    Selectors that speak of states are left out: the states will be others.
+    """
+    from hpc.plan import choose
+
+    options = [*(["--on", on] if on else []), *(["--smoke"] if smoke else [])]
+    if only and not choose.needs_states({"runs": []}, only):
+        options += [word for selector in only for word in ("--only", selector)]
+    return shlex.join([x, *(overrides or []), *options])
 
 
 def _confirm(plan: dict[str, Any], profile: Profile, yes: bool) -> None:
@@ -395,11 +463,15 @@ def _confirm(plan: dict[str, Any], profile: Profile, yes: bool) -> None:
     )
 
 
-def _profile(on: str | None) -> Profile:
+def _profile(on: str | None, *, doubted: bool = False) -> Profile:
+    """The profile called `on`; `doubted` by the doctor, who says himself what is wrong with it."""
     from hpc.cluster import profile
     from hpc.plan import hub
 
     found = profile.find_profile(on or "")
+    _profiles.append(found)
+    if not doubted:
+        profile.check_cache(found)
     hub.use(found.cache)  # commits are read from the cache that the jobs will use
     return found
 

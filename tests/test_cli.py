@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hpc import cli
+from hpc.cluster.profile import find_profile
+
 HEAVY = ("torch", "transformers", "deepspeed", "vllm", "wandb", "datasets", "pandas", "matplotlib", "numpy")
 
 
@@ -110,6 +113,14 @@ def test_two_recipes_are_compared_key_by_key(workspace):
             ["submit", "recipes/base.yaml", "model=org/model", "resources.train.gpus=0", "--on", "local"],
             ["nothing is submitted", "org/model: not fetched", "next: hpc fetch recipes/base.yaml"],
         ),
+        (["plan", "base.yam"], ['did you mean "base"', "recipes"]),
+        (["plan", "bse.yaml"], ["there is no file bse.yaml", 'did you mean "base"', "/recipes"]),
+        (["plan", "recipes"], ["recipes is a folder", "base"]),
+        (["logs", "recipes/base.yaml", "--key", "0"], ['there is no stage "0"']),
+        (
+            ["submit", "recipes/base.yaml", "model=org/model", "resources.train.gpus=0", "train.lr=2", "--on", "local"],
+            ["next: hpc fetch recipes/base.yaml model=org/model resources.train.gpus=0 train.lr=2 --on local (where"],
+        ),
         (["show", "recipes/base.yaml", "recipes/base.yaml", "recipes/base.yaml"], ["show compares two"]),
         (["plan", "recipes/base.yaml", "--on", "h100x80"], ["h100x80", "h100x8"]),
     ],
@@ -138,6 +149,67 @@ def test_without_slurm_a_slurm_profile_is_refused_with_the_local_one_named(works
         HPC_ROOT=str(tmp_path / "root"),
     )
     assert "sbatch" in error and "local" in error and "next:" in error
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "why", "cancel", "report"])
+def test_a_root_that_is_no_folder_is_said_so(workspace, verb):
+    (workspace.path / "file").touch()
+    _, error = hpc(verb, "recipes/base.yaml", "--on", "local", code=2, HPC_ROOT=str(workspace.path / "file"))
+    assert "Traceback" not in error and "cannot be read or written" in error
+    assert f"where: {workspace.path}/file" in error and "next: set HPC_ROOT" in error
+
+
+@pytest.mark.parametrize(
+    "path, kind, root",
+    [
+        ("root/artifacts/train", PermissionError, True),
+        ("root/reports/x", PermissionError, True),
+        ("", PermissionError, True),  # the root itself cannot be made: its parent is named
+        ("elsewhere/file", PermissionError, False),
+        ("root/ledger/gone.json", FileNotFoundError, False),
+    ],
+)
+def test_only_an_error_of_the_root_is_told_as_one(tmp_path, monkeypatch, capsys, path, kind, root):
+    def app():
+        raise kind(13, "Permission denied", str(tmp_path / path))
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(sys, "argv", ["hpc", "report" if "reports" in path else "status", "x"])
+    monkeypatch.setattr(cli, "_profiles", [find_profile("local", roots=[str(tmp_path / "root")])])
+    with pytest.raises(SystemExit if root else kind):
+        cli.main()
+    error = capsys.readouterr().err
+    assert ("HPC_ROOT" in error) == root and ("--out DIR" in error) == ("reports" in path)
+
+
+def test_the_next_command_names_the_same_plan(workspace, tmp_path):
+    words = ["recipes/base.yaml", "resources.train.gpus=0", "train.lr=2e-5", "--on", "local"]
+    for verb in (["status", "--wait"], ["why"], ["cancel"]):
+        code = 1 if "--wait" in verb else 0
+        out, error = hpc(*verb, *words, "--only", "base*", code=code, HPC_ROOT=str(tmp_path / "root"))
+        assert f"next: hpc submit {' '.join(words)} --only 'base*'" in out + error, verb
+
+
+def test_a_wait_for_some_runs_ends_well_though_the_others_were_never_submitted(workspace, tmp_path):
+    workspace.write("sweeps/two.yaml", "recipe: base\naxes: {lr: {low: {train.lr: 1e-5}, high: {train.lr: 1e-4}}}\n")
+    words = ["sweeps/two.yaml", "--on", "h100x8", "--only", "lr=low"]
+    plan = json.loads(hpc("plan", *words[:3], "--json")[0])
+    (low,) = (r for r in plan["runs"] if r["axes"]["lr"] == "low")
+    keys = {k for v in low["stages"].values() for k in (v.values() if isinstance(v, dict) else [v])}
+    for stage in (s for s in plan["stages"] if s["key"] in keys):
+        folder = tmp_path / "root/artifacts" / stage["stage"] / stage["key"]
+        folder.mkdir(parents=True)
+        (folder / "DONE").write_text(json.dumps({"code": {}, "finished": ""}))
+    out, _ = hpc("status", *words, "--wait", "--json", HPC_ROOT=str(tmp_path / "root"))
+    assert [r["state"] for r in json.loads(out)["runs"]] == ["published"]
+    _, error = hpc("status", *words[:3], "--wait", code=1, HPC_ROOT=str(tmp_path / "root"))
+    assert "never submitted" in error
+
+
+def test_a_cache_whose_variable_is_not_set_stops_a_command(workspace):
+    (workspace.path / "mine.yaml").write_text("kind: slurm\ncache: $NOT_SET_AT_ALL/x\n")
+    _, error = hpc("plan", "recipes/base.yaml", "--on", "./mine.yaml", code=2)
+    assert "NOT_SET_AT_ALL" in error and not (workspace.path / "$NOT_SET_AT_ALL").exists()
 
 
 def test_without_a_gpu_a_gpu_job_on_this_machine_is_refused(workspace, tmp_path):

@@ -66,7 +66,8 @@ class Cover:
 
     live: key -> the element that will make it. undecided: pieces without an answer whose submitter is dead.
     submissions: all that the ledger held. reports: what the workers said. mender: Slurm's word for a mender's job that
-    waits or runs, or empty: then what failed may still be tried again.
+    waits or runs, or empty: then what failed may still be tried again. stuck: ids of jobs that are wanted, and that
+    Slurm holds after a failed launch.
     """
 
     published: dict[str, Path] = field(default_factory=dict)
@@ -76,11 +77,7 @@ class Cover:
     submissions: set[str] = field(default_factory=set)
     reports: Reports = field(default_factory=lambda: Reports(Path()))
     mender: str = ""
-
-    @property
-    def stuck(self) -> list[str]:
-        """Ids of jobs that Slurm holds after a failed launch, and that are still wanted."""
-        return [j.job_id for j in self.live.values() if j.reason == queue.STUCK]
+    stuck: list[str] = field(default_factory=list)
 
     def latest(self, key: str) -> Job | None:
         """The element that makes `key`, or the last one that was asked to."""
@@ -122,6 +119,8 @@ def look(plan: Plan, profile: Profile) -> Cover:
                 _piece(cover, ledger, intent, piece, table, piece.job_name in known, roots[0])
     cover.mender = next((table[m].word for m in menders if m in table and not table[m].over), "")
     cover.live = _live(cover)
+    held = [table[m].job_id for m in menders if m in table and table[m].reason == queue.STUCK]
+    cover.stuck = sorted({*held, *(j.job_id for j in cover.live.values() if j.reason == queue.STUCK)})
     return cover
 
 

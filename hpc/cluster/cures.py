@@ -1,5 +1,8 @@
 """The causes of failures: what users read, what may cure each by itself, and what they can do. `hpc why X` prints it.
 
+In what they can do, {x} stands for the words after the verb that name the plan, {plain} for those without --smoke and
+--only.
+
 Cures: here (start again in the same allocation), elsewhere (requeue, this node excluded), memory, time (more of it),
 micro_batch (less), space (wait for it), rebuild (make the input again), again (submit unchanged), stop.
 """
@@ -23,17 +26,17 @@ CAUSES: dict[str, Cause] = {
         "the GPU ran out of memory",
         "micro_batch",
         "halve train.micro_batch (the batch size stays), shard more (train.zero.stage=3, zero.offload=optimizer), or "
-        "raise resources.*.gpus; then hpc submit",
+        "raise resources.*.gpus; then hpc submit {x}",
     ),
     "host_oom": Cause(
         "the node's memory limit was reached (host memory, not the GPU's)",
         "memory",
-        "raise resources.*.memory_gib (or memory_gib of the profile) by half and hpc submit",
+        "raise resources.*.memory_gib (or memory_gib of the profile) by half and hpc submit {x}",
     ),
     "gpu_fault": Cause(
         "a GPU failed",
         "elsewhere",
-        "hpc submit again with the node excluded (sbatch: {exclude: NODE} of the profile), and report the node to the "
+        "exclude the node (sbatch: {exclude: NODE} of the profile), hpc submit {x}, and report the node to the "
         "cluster's staff",
     ),
     "driver": Cause(
@@ -44,19 +47,19 @@ CAUSES: dict[str, Cause] = {
     "node_fault": Cause(
         "the node failed, or Slurm lost it",
         "elsewhere",
-        "hpc submit again; if the same node comes back, exclude it (sbatch: {exclude: NODE} of the profile)",
+        "hpc submit {x}; if the same node comes back, exclude it (sbatch: {exclude: NODE} of the profile)",
     ),
     "time_limit": Cause(
         "the time limit was reached",
         "time",
-        "hpc submit goes on from the last checkpoint; raise resources.*.hours if it saves too rarely to get further",
+        "hpc submit {x} goes on from the last checkpoint; raise resources.*.hours if it saves too rarely",
     ),
     "preempted": Cause(
         "a job of higher priority took the node",
         "again",
-        "hpc submit goes on from the last checkpoint; a qos or partition without preemption avoids it",
+        "hpc submit {x} goes on from the last checkpoint; a qos or partition without preemption avoids it",
     ),
-    "cancelled": Cause("the job was cancelled", "stop", "hpc submit starts it again"),
+    "cancelled": Cause("the job was cancelled", "stop", "hpc submit {x} starts it again"),
     "hung": Cause(
         "nothing moved until the watchdog ended it",
         "here",
@@ -65,12 +68,12 @@ CAUSES: dict[str, Cause] = {
     "killed": Cause(
         "a process was killed from outside (SIGKILL) and left no other trace",
         "here",
-        "hpc submit again; if it happens twice, raise resources.*.memory_gib: most such kills are the kernel's",
+        "hpc submit {x}; if it happens twice, raise resources.*.memory_gib: most such kills are the kernel's",
     ),
     "segfault": Cause(
         "native code crashed",
         "here",
-        "hpc submit again; if the same crash comes back, it is a bug or a wrong build of the library in the trace",
+        "hpc submit {x}; if the same crash comes back, it is a bug or a wrong build of the library in the trace",
     ),
     "shared_memory": Cause(
         "shared memory (/dev/shm) ran out",
@@ -80,12 +83,12 @@ CAUSES: dict[str, Cause] = {
     "no_space": Cause(
         "no space or no quota is left (bytes or number of files)",
         "space",
-        "hpc gc lists what can go; free space under the root or the caches, then hpc submit",
+        "hpc gc lists what can go; free space under the root or the caches, then hpc submit {x}",
     ),
     "purged_input": Cause(
         "a published input is gone or damaged",
         "rebuild",
-        "hpc submit the recipe again: it makes the input anew",
+        "hpc submit {x} makes the input anew",
     ),
     "missing_file": Cause(
         "a file is missing",
@@ -110,17 +113,18 @@ CAUSES: dict[str, Cause] = {
     "network": Cause(
         "the node could not reach a remote host, or a file was not fetched before",
         "stop",
-        "hpc fetch on the login node puts what is missing into the cache of the profile; then hpc submit",
+        "hpc fetch {plain} on the login node puts what is missing into the profile's cache; then hpc submit {x}",
     ),
     "gated": Cause(
         "the hub refused access",
         "stop",
-        "accept the licence on the model's page, `hf auth login` on the login node, then hpc fetch and hpc submit",
+        "accept the licence on the model's page, `hf auth login` on the login node, hpc fetch {plain}, and "
+        "hpc submit {x}",
     ),
     "rendezvous": Cause(
         "the ranks could not meet at the start",
         "here",
-        "hpc submit again; if it stays, check that nodes reach each other's ports, and that no old job holds the port",
+        "hpc submit {x}; if it stays, check that nodes reach each other's ports, and that no old job holds the port",
     ),
     "nccl": Cause(
         "communication between GPUs or nodes failed, and no other failure explains it",
@@ -137,21 +141,23 @@ CAUSES: dict[str, Cause] = {
         "stop",
         "delete the file in the message (training goes on from the checkpoint before it), or fetch the model again",
     ),
-    "bad_config": Cause("a setting is wrong", "stop", "correct the setting in the message and hpc submit"),
+    "bad_config": Cause("a setting is wrong", "stop", "correct the setting in the message and hpc submit {x}"),
     "setup": Cause(
         "the batch script failed before the worker began",
         "stop",
         "run the profile's `setup` lines by hand in an interactive job, and correct them",
     ),
-    "dependency": Cause("a job that it depends on failed", "again", "mend the parent; hpc submit then resumes both"),
+    "dependency": Cause(
+        "a job that it depends on failed", "again", "mend the parent; hpc submit {x} then resumes both"
+    ),
     "bug": Cause(
         "the program raised an exception",
         "stop",
-        "read the traceback: the same input fails the same way again; correct it and hpc submit",
+        "read the traceback: the same input fails the same way again; correct it and hpc submit {x}",
     ),
     "unknown": Cause(
         "the logs do not say why",
         "again",
-        "read the whole log (hpc logs) and `sacct -j JOB --format=JobID,State,ExitCode,NodeList`",
+        "read the whole log (hpc logs {x}) and `sacct -j JOB --format=JobID,State,ExitCode,NodeList`",
     ),
 }

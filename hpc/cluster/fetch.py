@@ -47,8 +47,8 @@ def missing(plan: dict[str, Any], profile: Profile) -> list[str]:
     return hub.missing(plan)
 
 
-def refuse(plan: dict[str, Any], profile: Profile, name: str) -> None:
-    """Stop a submit whose jobs would miss something.
+def refuse(plan: dict[str, Any], profile: Profile, said: str) -> None:
+    """Stop a submit whose jobs would miss something; `said` are the words after `hpc fetch` that bring it.
 
     Raises:
         PlanError: with everything that is missing, and the command that brings it.
@@ -63,7 +63,7 @@ def refuse(plan: dict[str, Any], profile: Profile, name: str) -> None:
         profile.resources(job["kind"], job["resources"])
     own = hub.files(plan)
     fetchable = len(lost) > len(own)
-    commands = [f"hpc fetch {name} --on {profile.name} (where there is a network)"] if fetchable else []
+    commands = [f"hpc fetch {said} (where there is a network)"] if fetchable else []
     commands += [f"put {', '.join(own)} into HPC_DATA_DIR, or set `file:` in the recipe"] if own else []
     raise PlanError(
         f"{len(lost)} input(s) of the jobs are missing, so nothing is submitted",

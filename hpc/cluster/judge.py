@@ -189,7 +189,8 @@ def _poisoned(profile: Profile, failed: dict[str, Job], verdicts: dict[Element, 
     """
     kinds = {job.element: _content(profile, job)[1]["kind"] for job in failed.values()}
     suspects: dict[str, set[Element]] = {}
-    for element, verdict in verdicts.items():
+    ended = {job.element for job in failed.values() if job.word not in ("CANCELLED", WITHDRAWN)}
+    for element, verdict in ((e, v) for e, v in verdicts.items() if e in ended):
         if verdict.host and verdict.cause in NODES_FAULT:
             suspects.setdefault(verdict.host, set()).add(element)
     poisoned = set()
@@ -204,10 +205,10 @@ def _poisoned(profile: Profile, failed: dict[str, Job], verdicts: dict[Element, 
 
 def _done(profile: Profile, submissions: set[str], kinds: set[str]) -> set[str]:
     """Nodes where jobs of these kinds were done."""
-    hosts = set()
+    hosts, intents = set(), Ledger(profile.root).intents
     for folder in (profile.root / "jobs" / s for s in submissions):
-        pieces = {p.stem for p in folder.glob("*.json") if p.stem not in ("plan", "submission")}
-        fitting = {p for p in pieces if document(folder / f"{p}.json").get("kind") in kinds}
+        pieces = {i.name: i.kind for intent in intents if intent.submission == folder.name for i in intent.pieces}
+        fitting = {name for name, kind in pieces.items() if kind in kinds}
         rows = ((p.name.partition(".")[0], files.read_json(p)) for p in (folder / "state").glob("*.json"))
         hosts |= {row["host"] for piece, row in rows if piece in fitting and row["state"] == "done"}
     return hosts

@@ -35,6 +35,11 @@ class Piece:
     jobfile: str
     elements: dict[int, dict[str, list[str]]]
 
+    @cached_property
+    def keys(self) -> set[str]:
+        """Keys of all stages that it makes; none for a mender."""
+        return {k for e in self.elements.values() for k in e["stages"]}
+
 
 @dataclass
 class Intent:

@@ -30,6 +30,8 @@ from hpc.errors import ClusterError
 POLL_S = 0.05
 STOP_S = 20.0
 """Time for ranks to save after a stop before they are killed."""
+LOOK_S = 0.5
+"""Time between two looks whether somebody has cancelled a job."""
 CASCADE_S = 2.0
 """Time for the other ranks to end after one has failed."""
 
@@ -78,6 +80,9 @@ class Runner:
             piece = files.read_json(folder / f"{name}.json")
             self.jobs |= {(name, int(i)): self._job(piece, e) for i, e in piece["elements"].items()}
         self._written: Any = None
+        self._cancelled: set[Spot] = set()
+        self._withdrawals: set[str] = set()
+        self._looked = 0.0
 
     def _job(self, document: dict[str, Any], element: dict[str, Any]) -> Job:
         after = [(s, p, i) for s, p, i in element["after"]]
@@ -93,6 +98,7 @@ class Runner:
                 return
         signal.signal(signal.SIGTERM, self._stop)
         while any(j.word not in OVER for j in self.jobs.values()):
+            self._look()
             self._watch()
             self._start()
             self._write()
@@ -102,12 +108,22 @@ class Runner:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
 
+    def _look(self) -> None:
+        """Learn which jobs were cancelled; the others of the submission go on."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked, ledger = time.monotonic(), Ledger(self.root)
+        names = {n for n in ledger.names if n.startswith(f"{self.submission}.withdrawn.")}
+        if names != self._withdrawals:
+            self._withdrawals = names
+            self._cancelled = {(piece, index) for owner, piece, index in ledger.withdrawn if owner == self.submission}
+
     def _watch(self) -> None:
         from hpc.cluster import rescue  # with the classifier, which the login side does not need
 
         for spot, job in ((s, j) for s, j in self.jobs.items() if j.word == "RUNNING"):
             codes = [r.poll() for r in job.ranks]
-            if self.stopping:
+            if self.stopping or spot in self._cancelled:
                 _end(job, STOP_S)
                 job.word, job.reason = "CANCELLED", "hpc cancel"
             elif any(c not in (None, 0) for c in codes):
@@ -128,17 +144,17 @@ class Runner:
     def _shift(self, spot: Spot, job: Job) -> Shift:
         piece, index = spot
         me = f"local-{os.getpid()}"
-        return Shift(
-            self.folder / f"{piece}.json", job.document, index, 0, len(job.ranks), me, job.restarts, job.tries
-        )
+        return Shift(self.folder / f"{piece}.json", job.document, index, 0, len(job.ranks), me, job.restarts, job.tries)
 
     def _start(self) -> None:
         busy = sum(min(j.cores, self.slots) for j in self.jobs.values() if j.word == "RUNNING")
         for spot, job in self.jobs.items():
             if job.word != "PENDING":
                 continue
-            if self.stopping or self._hopeless(job):
-                job.word, job.reason = "CANCELLED", "hpc cancel" if self.stopping else "DependencyNeverSatisfied"
+            if self.stopping or spot in self._cancelled:
+                job.word, job.reason = "CANCELLED", "hpc cancel"
+            elif self._hopeless(job):
+                job.word, job.reason = "CANCELLED", "DependencyNeverSatisfied"
             elif not self._ready(job):
                 job.reason = "Dependency"
             elif busy + min(job.cores, self.slots) > self.slots or job.num_gpus > len(self.free_gpus):
@@ -272,13 +288,6 @@ def word(root: Path, submission: str, piece: str, index: int) -> str:
     """The state of one job of any submission; empty if its runner never began."""
     found = states(root, submission, piece, [index])
     return found[index].word if found else ""
-
-
-def stop(root: Path, submission: str) -> None:
-    """Ask the runner of a submission to stop its jobs and end."""
-    path = root / "jobs" / submission / "runner.json"
-    if path.exists() and alive(process := files.read_json(path)):
-        os.kill(process["pid"], signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from hpc.cluster.cover import Job, Plan, look
 from hpc.cluster.ledger import Element
 from hpc.cluster.profile import Profile
 from hpc.cluster.reports import listed
-from hpc.errors import ClusterError
+from hpc.errors import ClusterError, nearest
 
 NAME = re.compile(r"(?P<index>\d+)-(?P<job>.+)\.(?P<restart>\d+)\.(?P<attempt>\d+)-(?P<rank>\d+)\.out")
 BATCH = re.compile(r"(?P<index>\d+)-(?P<job>.+)\.batch\.out")
+BLOCK = 1 << 20
+"""Characters or bytes of a log that are held at once: some have gigabytes."""
 POLL_S = 1.0
 LOOK_S = 15.0
 """How often a follower asks Slurm whether the stage is still at work, at most."""
@@ -49,8 +51,9 @@ def logs(plan: Plan, profile: Profile, key: str, *, rank: int = 0, attempt: int 
         batch: the batch script's log; also where no start has come to life.
 
     Raises:
-        ClusterError: never submitted, not started yet, or no such rank or attempt.
+        ClusterError: no such stage, never submitted, not started yet, or no such rank or attempt.
     """
+    _known(plan, key)
     if attempt:
         return _of_attempt(plan, profile, key, attempt, rank)
     job = _job(plan, profile, key)
@@ -84,8 +87,9 @@ def follow(plan: Plan, profile: Profile, key: str, *, rank: int = 0, poll_s: flo
     A log that begins is announced by a line `==> PATH <==`. Before the first start it waits.
 
     Raises:
-        ClusterError: never submitted, or Slurm does not answer at the beginning.
+        ClusterError: no such stage, never submitted, or Slurm does not answer at the beginning.
     """
+    _known(plan, key)
     path: Path | None = None
     position, looked, job = 0, -LOOK_S, None
     look_s = LOOK_S if profile.kind == "slurm" else poll_s
@@ -100,8 +104,9 @@ def follow(plan: Plan, profile: Profile, key: str, *, rank: int = 0, poll_s: flo
             newest = logs(plan, profile, key, batch=True)
         if path is not None:  # first what the old log still has to say
             text, position = _read(path, position, all=over or newest != path)
-            if text:
+            while text:
                 yield text
+                text, position = _read(path, position, all=over or newest != path)
         if newest is not None and newest != path:
             path, position = newest, 0
             yield f"==> {path} <==\n"
@@ -134,11 +139,12 @@ def _newest(profile: Profile, job: Job, rank: int) -> Path | None:
 
 
 def _read(path: Path, position: int, *, all: bool) -> tuple[str, int]:
-    """What was written since `position`, as whole lines unless `all` is wanted; and the next position."""
+    """A block of what was written since `position`, as whole lines unless `all` is wanted; and the next position."""
     with path.open("rb") as file:
         file.seek(position)
-        data = file.read()
-    data = data if all else data[: data.rfind(b"\n") + 1]
+        data = file.read(BLOCK)
+    whole = data[: data.rfind(b"\n") + 1]
+    data = whole or data if all or len(data) == BLOCK else whole
     return data.decode(errors="replace"), position + len(data)
 
 
@@ -176,6 +182,29 @@ def _folder(profile: Profile, element: Element) -> Path:
 def _number(job: str) -> int:
     """Slurm's job id as a number; the local runner's has a process id at its end."""
     return int(re.sub(r"\D", "", job) or 0)
+
+
+def blocks(path: Path) -> Iterator[str]:
+    """The text of a log, BLOCK characters at a time."""
+    with path.open(errors="replace") as file:
+        while text := file.read(BLOCK):
+            yield text
+
+
+def unknown(what: str, given: str, valid: Iterable[str], where: str) -> ClusterError:
+    """The error for a run or stage that a plan does not have, with the first of those it has."""
+    return ClusterError(
+        f'there is no {what} "{given}"',
+        where=where,
+        why=nearest(given, list(valid)[:40]),
+        next="hpc status lists the runs, hpc status --json the keys of stages",
+    )
+
+
+def _known(plan: Plan, key: str) -> None:
+    keys = [s["key"] for s in plan["stages"]]
+    if key not in keys:
+        raise unknown("stage", key, keys, plan["name"])
 
 
 def _never(key: str, profile: Profile) -> ClusterError:

@@ -85,8 +85,10 @@ def main() -> int:
     """Mend the sweep whose plan.json is named on the command line; 0 if nothing is left to mend or it is on its way."""
     path = Path(sys.argv[1])
     plan, profile, rounds = jobfile.read_plan(path)
-    if "replaced" in Ledger(profile.root).decide(path.parent.name, jobfile.MENDER, {"job_id": "itself"}):
-        print("hpc: this mender leaves: its submission was replaced", flush=True)
+    ledger, submission = Ledger(profile.root), path.parent.name
+    gone = "replaced" in ledger.decide(submission, jobfile.MENDER, {"job_id": "itself"})
+    if gone or (submission, jobfile.MENDER, 0) in ledger.withdrawn:
+        print("hpc: this mender leaves: its submission was replaced or cancelled", flush=True)
         return 0
     for pause_s in (*PAUSES_S, None):
         try:

@@ -38,6 +38,17 @@ CACHES = {
 }
 """Variables that move a library's cache, and their folders in the profile's `cache`."""
 
+FROM_ZERO = (
+    "gpus_per_node",
+    "memory_gib",
+    "usd_per_gpu_hour",
+    "su_per_gpu_hour",
+    "confirm_gpu_hours",
+    "signal_lead_s",
+    "max_restarts",
+)
+"""Numbers that may be 0; all others must be more."""
+
 REFERENCE = re.compile(r"\$(?:\w+|\{\w+\})")
 """A value that names another variable, and holds nothing itself."""
 
@@ -224,23 +235,44 @@ def _check_shape(kind: str, gpus: int, nodes: int, ranks: int, profile: Profile)
         )
 
 
-def _expanded(text: str, name: str) -> Path:
+def _expanded(text: str, name: str, key: str = "roots") -> Path:
     expanded = os.path.expandvars(text)
     if left := re.search(r"\$\{?(\w+)", expanded):
         raise ClusterError(
             f"the variable {left.group(1)} is not set",
-            where=f"roots, profile {name}",
-            why=f"roots has {text}",
+            where=f"{key}, profile {name}",
+            why=f"{key} has {text}",
             next=f"export {left.group(1)}=... before hpc, or write the folder itself into the profile",
         )
     return Path(expanded)
+
+
+def check_cache(profile: Profile) -> None:
+    """Raise ClusterError where `cache` names a variable that is not set: jobs and fetch would make a folder `$NAME`."""
+    _expanded(profile.cache, profile.name, "cache")
+
+
+def _check_numbers(chosen: Profile | Place, below: str, where: str) -> None:
+    """Raise ClusterError for a number that would be 0 or negative where Slurm, or a division, needs more."""
+    for field in dataclasses.fields(chosen):
+        value, key = getattr(chosen, field.name), f"{below}{field.name}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if value < 0 or (value == 0 and field.name not in FROM_ZERO):
+            least = "0 or more" if field.name in FROM_ZERO else "more than 0"
+            raise ClusterError(
+                f"{key} is {value:g}",
+                where=where,
+                why=f"it must be {least}: {field.metadata['doc']}",
+                next=f"correct {key} in {where}",
+            )
 
 
 def _check(profile: Profile, where: str) -> Profile:
     """The profile, if its values can be used.
 
     Raises:
-        ClusterError: unknown kinds of stage, an impossible array size, or a secret written into the file.
+        ClusterError: unknown kinds of stage, a number out of range, or a secret written into the file.
     """
     for kind in profile.stages:
         if kind not in PLACES:
@@ -250,13 +282,9 @@ def _check(profile: Profile, where: str) -> Profile:
                 why=nearest(kind, PLACES),
                 next="correct or remove it",
             )
-    if profile.max_array_size < 1:
-        raise ClusterError(
-            f"max_array_size is {profile.max_array_size}",
-            where=where,
-            why="an array has at least one element",
-            next="set it to MaxArraySize of `scontrol show config`",
-        )
+    _check_numbers(profile, "", where)
+    for name, place in {**{f"stages.{k}": p for k, p in profile.stages.items()}, "debug": profile.debug}.items():
+        _check_numbers(place, f"{name}.", where)
     for name, value in profile.env.items():
         if _secret(name) and not REFERENCE.fullmatch(value):
             raise ClusterError(
@@ -291,7 +319,6 @@ def find_profile(name: str = "", **changes: Any) -> Profile:
     name = name or default_profile()
     try:
         path = load.find(name, ["profiles"])
-        profile = typed.build(Profile, load.read(path), where=str(path))
     except HpcError as error:
         raise ClusterError(
             error.what,
@@ -299,6 +326,16 @@ def find_profile(name: str = "", **changes: Any) -> Profile:
             why=error.why,
             next="give a profile from the list above with --on, or copy sbatch/profiles/slurm.yaml and "
             "edit it; hpc/cluster/profile.py explains every key",
+        ) from None
+    try:
+        profile = typed.build(Profile, load.read(path), where=str(path))
+    except HpcError as error:
+        key = re.search(r'"([\w.\[\]]+)"', error.what)
+        raise ClusterError(
+            error.what,
+            where=error.where,
+            why=error.why,
+            next=f"correct {key.group(1) if key else 'it'} in {path}; hpc/cluster/profile.py explains every key",
         ) from None
     return _check(dataclasses.replace(profile, name=path.stem, **changes), str(path))
 

@@ -106,11 +106,20 @@ def look(wanted: Iterable[tuple[str, int | None]], since: float) -> Table:
 
     Raises:
         ClusterError: squeue does not answer. (Without accounting, jobs that left the queue are simply not there.)
+        NoSlurm: it is not installed here.
     """
     jobs = set(wanted)
     if not jobs:
         return {}
-    table = parse_squeue(run(["squeue", "--me", "-h", "-r", "-t", "all", "-o", SQUEUE]), {name for name, _ in jobs})
+    try:
+        lines = run(["squeue", "--me", "-h", "-r", "-t", "all", "-o", SQUEUE])
+    except NoSlurm:
+        raise no_slurm(
+            "squeue",
+            why="the ledger of this root holds jobs of these stages that were submitted to Slurm",
+            next="ask on a login node of that cluster; for runs on this machine set another HPC_ROOT (or `roots`)",
+        ) from None
+    table = parse_squeue(lines, {name for name, _ in jobs})
     missing = {name for name, _ in jobs - table.keys()}
     return {**history(missing, since), **table} if missing else table
 
@@ -236,11 +245,14 @@ def cancel(job_ids: Sequence[str]) -> None:
             raise
 
 
-def no_slurm(command: str) -> ClusterError:
-    """The error for a machine without Slurm's clients."""
-    return ClusterError(
-        "there is no Slurm on this machine",
-        where=f"{command} is not in PATH",
-        why="the profile says kind: slurm",
-        next="run on a login node of your cluster, or use --on local to run here",
-    )
+class NoSlurm(ClusterError):
+    """Slurm's clients are not installed on this machine."""
+
+
+def no_slurm(
+    command: str,
+    why: str = "the profile says kind: slurm",
+    next: str = "run on a login node of your cluster, or use --on local to run here",
+) -> NoSlurm:
+    """The error for a machine without Slurm's clients; `why` they are needed."""
+    return NoSlurm("there is no Slurm on this machine", where=f"{command} is not in PATH", why=why, next=next)

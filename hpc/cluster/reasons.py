@@ -1,20 +1,22 @@
-"""Why a job still waits: Slurm's reasons in plain words, with what to do. `hpc why X` prints it.
+"""Why a job still waits: Slurm's reasons in plain words (`hpc status X`), with what to do (`hpc why X`).
 
 The table follows https://slurm.schedmd.com/job_reason_codes.html; a reason that is not in it is shown verbatim.
+In the advice {x} stands for the words after the verb that name the plan, JOB for the job's id.
 """
 
 from __future__ import annotations
 
 import re
 
-WAIT = "wait; hpc status --watch shows when it starts"
+WAIT = "wait; hpc status {x} --watch shows when it starts"
 OTHER = "scontrol show job JOB tells more; ask the cluster's staff with its output"
 
 REASONS: tuple[tuple[str, str, str], ...] = (
-    (r"sbatch has not answered", "another hpc submit is at work on it", "wait a moment"),
+    (r"sbatch has not answered", "another submit is at work on it", "wait a moment"),
     (r"its job has started", "its job has started and has not come to this stage", WAIT),
     (r"restart$|started again", "it was interrupted, saved, and waits to be started again", WAIT),
-    (r"Priority|Prolog$|None$|^$", "other jobs are ahead of it in the queue", WAIT),
+    (r"Priority|Prolog$", "other jobs are ahead of it in the queue", WAIT),
+    (r"None$|^$", "the scheduler has not looked at it yet", WAIT),
     (
         r"Resources",
         "it is at the head of the queue and waits for free nodes",
@@ -23,10 +25,10 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     (r"BeginTime", "it was requeued: Slurm holds a requeued job back for two minutes", "wait two minutes"),
     (
         r"DependencyNeverSatisfied",
-        "a job that it depends on has failed: it will never start",
-        "hpc why shows the parent's failure; hpc submit starts both again",
+        "a job that makes its inputs has failed or was cancelled: it will never start",
+        "hpc why {x} shows the parent's failure; hpc submit {x} starts both again",
     ),
-    (r"Dependency", "a job that it depends on is not done", WAIT),
+    (r"Dependency", "it waits for the jobs that make its inputs", WAIT),
     (
         r"ReqNodeNotAvail|UnavailableNodes|Nodes_required_for_job_are_DOWN|NodeDown|ReservationDeleted",
         "the nodes it may use are down, drained or reserved (for maintenance, perhaps)",
@@ -35,17 +37,19 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     (
         r"PartitionTimeLimit",
         "it asks for more time than the partition allows: it will never start",
-        "hpc cancel, lower resources.*.hours below `sinfo -o '%P %l'` (set max_hours of the profile), and hpc submit",
+        "hpc cancel {x}, lower resources.*.hours below `sinfo -o '%P %l'` (set max_hours of the profile), and "
+        "hpc submit {x}",
     ),
     (
         r"PartitionNodeLimit|PartitionConfig|BadConstraints|NodeConfig",
         "no node of the partition can give what it asks for: it will never start",
-        "hpc cancel, compare `sinfo -o '%P %D %c %m %G'` with resources and partition of the profile, and hpc submit",
+        "hpc cancel {x}, compare `sinfo -o '%P %D %c %m %G'` with resources and partition of the profile, and "
+        "hpc submit {x}",
     ),
     (
         r"PartitionDown|PartitionInactive",
         "the partition is closed",
-        "wait, or choose another partition in the profile, hpc cancel and hpc submit",
+        "wait, or choose another partition in the profile, hpc cancel {x} and hpc submit {x}",
     ),
     (
         r"launch failed requeued held|JobHoldMaxRequeue|ReqHold|RequeueHold",
@@ -79,7 +83,7 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     (
         r"InvalidAccount|AccountNotAllowed|InvalidQOS|QOSNotAllowed",
         "the account or QoS may not be used there: it will never start",
-        "hpc cancel, correct account or qos of the profile (`sacctmgr show assoc user=$USER`), and hpc submit",
+        "hpc cancel {x}, correct account or qos of the profile (`sacctmgr show assoc user=$USER`), and hpc submit {x}",
     ),
     (r"Licenses", "it waits for a licence", WAIT),
     (r"Reservation", "it waits for its reservation to begin", "scontrol show reservation tells when"),
@@ -90,9 +94,21 @@ REASONS: tuple[tuple[str, str, str], ...] = (
 
 
 def explain(reason: str) -> tuple[str, str]:
-    """What Slurm's reason for waiting means, and what to do. JOB in the advice stands for the job's id."""
+    """What Slurm's reason for waiting means, and what to do."""
+    return _row(reason) or (f"Slurm says: {reason}", OTHER)
+
+
+def words(reason: str) -> str:
+    """Slurm's reason for waiting behind what it means for the user; a text that is no such reason as it is."""
+    found = _row(reason) if reason else None
+    return f"{found[0]} ({reason})" if found else reason
+
+
+def waits(reason: str) -> bool:
+    """True for a reason to wait: of a job that is over it says nothing."""
+    return _row(reason) is not None
+
+
+def _row(reason: str) -> tuple[str, str] | None:
     word = reason.strip().strip("()")
-    for pattern, meaning, advice in REASONS:
-        if re.match(pattern, word):
-            return meaning, advice
-    return f"Slurm says: {reason}", OTHER
+    return next(((meaning, advice) for pattern, meaning, advice in REASONS if re.match(pattern, word)), None)

@@ -41,8 +41,11 @@ def main() -> int:
     options = parser.parse_args()
     shift = read(options.jobfile, options.index)
     fate = _fate(shift)
-    cure = judge(shift, options.code) if fate == "untouched" else "stop"
-    if fate == "stopping" and not requeue.scontrol("requeue", shift.slurm_job).returncode:
+    asked = options.code == RESTART and "SLURM_JOB_ID" in os.environ  # the ranks found no scontrol; this shell may
+    cure = judge(shift, options.code) if fate == "untouched" and not asked else "stop"
+    if (fate == "stopping" or (asked and fate != "over")) and not requeue.scontrol(
+        "requeue", shift.slurm_job
+    ).returncode:
         _wait_for_the_end()
     if cure == "elsewhere":
         problem = requeue.elsewhere(shift, this_node())

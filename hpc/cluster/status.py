@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpc import artifact, files
-from hpc.cluster import queue
+from hpc.cluster import queue, reasons
 from hpc.cluster.cover import LOST, REPLACED, SETTLING, UNDECIDED, WITHDRAWN, Cover, Job, Plan, look
+from hpc.cluster.ledger import Element, Intent, Ledger, absolute
 from hpc.cluster.logs import logs as logs
 from hpc.cluster.profile import Profile
 from hpc.cluster.progress import progress
@@ -21,6 +22,9 @@ UNSEEN = "its job completed, but the artifact is not to be seen"
 SILENT = 3
 """Polls in a row that Slurm may leave unanswered."""
 BUSY = {"pending", "running"}
+CANCELLED = {"CANCELLED", WITHDRAWN, REPLACED, "DEADLINE", "REVOKED"}
+WORDS = {LOST: "Slurm no longer knows the job, and it has not said how it ended", "COMPLETED": UNSEEN}
+UNMET = "DependencyNeverSatisfied"
 
 Row = dict[str, Any]
 
@@ -41,9 +45,10 @@ def status(plan: Plan, profile: Profile) -> Row:
         ClusterError: Slurm does not answer.
     """
     cover, root = look(plan, profile), profile.root
-    queue.release(sorted(set(cover.stuck)))
+    queue.release(cover.stuck)
     begun = {stage: listed(root / "work" / stage) for stage in {s["stage"] for s in plan["stages"]}}
-    stages = {s["key"]: _stage(s, cover, root, s["key"] in begun[s["stage"]]) for s in plan["stages"]}
+    ledger = Ledger(root)
+    stages = {s["key"]: _stage(s, cover, ledger, root, s["key"] in begun[s["stage"]]) for s in plan["stages"]}
     runs = [{"name": r["name"], "state": _run(r, stages), "stages": r["stages"]} for r in plan["runs"]]
     return {
         "name": plan["name"],
@@ -121,7 +126,7 @@ def wait(
     return now
 
 
-def _stage(spec: Row, cover: Cover, root: Path, begun: bool) -> Row:
+def _stage(spec: Row, cover: Cover, ledger: Ledger, root: Path, begun: bool) -> Row:
     key = spec["key"]
     row: Row = {"stage": spec["stage"], "recipe": spec["recipe"], "task": spec["task"], "state": "new"}
     if key in cover.published:
@@ -136,7 +141,7 @@ def _stage(spec: Row, cover: Cover, root: Path, begun: bool) -> Row:
     own, head = _own(folder, [] if job.waiting else numbers, job)
     if own is not None:
         row["restarts"] = head["restart"]
-    return {**row, **_live_or_over(job, own, cover, key)}
+    return {**row, **_live_or_over(job, own, cover, ledger, key)}
 
 
 def _own(folder: Path, numbers: list[int], job: Job) -> tuple[Path | None, Row]:
@@ -152,19 +157,29 @@ def _own(folder: Path, numbers: list[int], job: Job) -> tuple[Path | None, Row]:
     return None, {}
 
 
-def _live_or_over(job: Job, attempt: Path | None, cover: Cover, key: str) -> Row:
+def _live_or_over(job: Job, attempt: Path | None, cover: Cover, ledger: Ledger, key: str) -> Row:
     if job.word == SETTLING:
         return {"state": "running", "reason": "its job completed, and the artifact is not to be seen yet"}
     if not job.over:
         return _live(job, attempt)
     if failure := _failure(attempt):
         return {"state": "failed", "reason": failure["message"], "type": failure["type"], "attempt": str(attempt)}
-    if job.word in ("CANCELLED", WITHDRAWN, REPLACED, "DEADLINE", "REVOKED"):
-        return {"state": "cancelled", "reason": job.reason or job.word}
+    if job.word in CANCELLED:
+        return {"state": "cancelled", "reason": why_over(job, cover, ledger.withdrawn) or job.word}
     if cover.reports.last(job.element).get("stages", {}).get(key) == "blocked":
         return {"state": "failed", "reason": "an input of the same job failed"}
-    reasons = {LOST: "Slurm no longer knows the job, and it has not said how it ended", "COMPLETED": UNSEEN}
-    return {"state": "failed", "reason": reasons.get(job.word, f"{job.word} {job.reason}".strip())}
+    if job.word in WORDS:
+        return {"state": "failed", "reason": WORDS[job.word]}
+    return {"state": "failed", "reason": f"{job.word} {why_over(job, cover, {})}".strip()}
+
+
+def why_over(job: Job, cover: Cover, withdrawn: Mapping[Element, str]) -> str:
+    """What ended a job; empty if nobody says. Slurm still shows what it had waited for: that is not the reason."""
+    if job.word in CANCELLED and job.element in withdrawn:
+        return withdrawn[job.element]
+    reason = "" if reasons.waits(job.reason) and job.reason != UNMET else job.reason
+    unmet = any(k not in cover.published and k not in cover.live for k in job.needs)
+    return UNMET if not reason and job.word == "CANCELLED" and unmet else reason
 
 
 def _live(job: Job, attempt: Path | None) -> Row:
@@ -198,25 +213,67 @@ def _run(run: Row, stages: dict[str, Any]) -> str:
     return next((s for s in order if s in states), "published")
 
 
-def cancel(plan: Plan, profile: Profile) -> int:
-    """Cancel every job of a plan that waits or runs. Returns how many.
+class Cancelled(NamedTuple):
+    """Jobs that `cancel` has ended: of the plan itself, of what its file asked for earlier, and menders.
 
-    Jobs that an earlier state of the recipe asked for (it was edited since) are cancelled too: they bear its name and
-    its file. A job that other plans wait for is cancelled as well: it makes the same artifact.
+    `shared`: jobs of the plan that it left alone because they make what is spared.
     """
-    from hpc.cluster import local
-    from hpc.cluster.ledger import Ledger, absolute
 
+    own: int
+    earlier: int
+    menders: int
+    shared: int
+
+
+def cancel(plan: Plan, profile: Profile, *, spared: Collection[str] = (), earlier: bool = True) -> Cancelled:
+    """Cancel every job of a plan that waits or runs, and the menders that would have nothing left to mend.
+
+    A job that other plans wait for is cancelled as well: it makes the same artifact.
+
+    Args:
+        spared: keys of the plan that go on; a job that makes one of these is left alone.
+        earlier: also jobs that an earlier state of the recipe asked for: they bear its name and its file.
+
+    Raises:
+        ClusterError: Slurm does not answer.
+    """
     ledger, path = Ledger(profile.root), absolute(plan)
-    asked = [p for i in ledger.intents if path and (i.plan, i.path) == (plan["name"], path) for p in i.pieces]
-    earlier = [{"stage": p.kind, "key": k} for p in asked for e in p.elements.values() for k in e["stages"]]
-    cover = look({**plan, "stages": [*plan["stages"], *earlier]}, profile)
-    jobs = [j for j in cover.jobs if not j.over and j.word != SETTLING]
-    ledger.withdraw([j.element for j in jobs], "hpc cancel")
+    planned = {s["key"] for s in plan["stages"]}
+    own = planned - set(spared)
+    asked = [i for i in ledger.intents if earlier and path and (i.plan, i.path) == (plan["name"], path)]
+    wanted = own | {k for i in asked for p in i.pieces for k in p.keys}
+    concerned = [i for i in ledger.intents if any(wanted & p.keys for p in i.pieces)]
+    rows = [{"stage": p.kind, "key": k} for i in concerned for p in i.pieces for k in p.keys]
+    cover = look({**plan, "stages": [*plan["stages"], *rows]}, profile)
+    wanted, kept = wanted - cover.published.keys(), set(spared) - cover.published.keys()
+    live = [j for j in cover.jobs if not j.over and j.word != SETTLING]
+    ended = [j for j in live if wanted & set(j.stages) and not kept & set(j.stages)]
+    elements = {j.element for j in ended}
+    gone = wanted | cover.published.keys()
+    menders = _menders([i for i in concerned if all(p.keys <= gone for p in i.pieces)], ledger)
+    ledger.withdraw([*elements, *menders], "hpc cancel")
     for intent, piece in cover.undecided:
-        ledger.decide(intent.submission, piece.name, {"replaced": "hpc cancel"})
+        if wanted & piece.keys and not kept & piece.keys:
+            ledger.decide(intent.submission, piece.name, {"replaced": "hpc cancel"})
     kinds = {i.submission: i.kind for i in ledger.intents}
-    for submission in {j.element[0] for j in jobs if kinds[j.element[0]] == "local"}:
-        local.stop(profile.root, submission)
-    queue.cancel(sorted({j.job_id for j in jobs if j.job_id and kinds[j.element[0]] == "slurm"}))
-    return len(jobs)
+    ids = {j.job_id for j in ended if j.job_id and kinds[j.element[0]] == "slurm"}
+    queue.cancel(sorted({*ids, *menders.values()}))
+    number = sum(bool(own & set(j.stages)) for j in ended)
+    shared = sum(bool(kept & planned & set(j.stages)) for j in live)
+    return Cancelled(number, len(ended) - number, len(menders), shared)
+
+
+def _menders(intents: list[Intent], ledger: Ledger) -> dict[Element, str]:
+    """Menders of these submissions that wait or run -> their ids."""
+    pieces = [(i, p) for i in intents if i.kind == "slurm" for p in i.pieces if not p.keys]
+    if not pieces:
+        return {}
+    table = queue.look([(p.job_name, None) for _, p in pieces], min(i.when for i, _ in pieces))
+    found: dict[Element, str] = {}
+    for intent, piece in pieces:
+        seen = table.get((piece.job_name, None))
+        if seen is not None and not seen.over:
+            found[(intent.submission, piece.name, 0)] = seen.job_id
+        elif seen is None:  # between its intent and its sbatch, or long gone: it must not come any more
+            ledger.decide(intent.submission, piece.name, {"replaced": "hpc cancel"})
+    return found

@@ -172,7 +172,7 @@ def _settled(plan: Plan, profile: Profile, dry_run: bool, *, patience_s: float =
     while True:
         cover = look(plan, profile)
         if not dry_run:
-            queue.release(sorted(set(cover.stuck)))
+            queue.release(cover.stuck)
         if any(j.word == UNDECIDED for j in cover.jobs):
             if time.monotonic() > end:
                 raise _busy(profile, f"sbatch has not answered it for {patience_s:.0f} s")

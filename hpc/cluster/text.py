@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from hpc.errors import ClusterError, nearest
+from hpc.cluster import reasons
+from hpc.cluster.logs import unknown
+from hpc.errors import ClusterError
+
+if TYPE_CHECKING:
+    from hpc.cluster.status import Cancelled
 
 SHOWN = 40
 """Rows of a table; the rest is counted. --json has all of them."""
@@ -18,49 +23,6 @@ WIDE = 160
 """Characters of a reason in a table."""
 MARKS = {"failed": "red", "running": "cyan", "pending": "", "cancelled": "magenta", "new": "dim", "published": "green"}
 """States in the order in which runs are listed, with their colour."""
-REASONS = {
-    "Priority": "others are before it in the queue",
-    "Resources": "waits for free nodes",
-    "Dependency": "waits for the jobs that make its inputs",
-    "DependencyNeverSatisfied": "a job that makes its inputs has failed",
-    "BeginTime": "requeued; Slurm starts it again in about two minutes",
-    "JobArrayTaskLimit": "as many elements run as array_throttle allows",
-    "ReqNodeNotAvail": "nodes are reserved, drained or down",
-    "Reservation": "waits for a reservation",
-    "PartitionDown": "the partition is down",
-    "PartitionInactive": "the partition takes no jobs to run",
-    "PartitionNodeLimit": "asks for more nodes than the partition allows: it never starts",
-    "PartitionTimeLimit": "asks for more time than the partition allows: it never starts",
-    "Licenses": "waits for a licence",
-    "Cleaning": "being cleaned up after a requeue",
-    "JobHeldUser": "held by you: scontrol release JOB",
-    "JobHeldAdmin": "held by the cluster's staff",
-    "NodeDown": "its node is down",
-    "InvalidAccount": "the account is not valid: it never starts",
-    "InvalidQOS": "the QoS is not valid: it never starts",
-    "restart": "saved, and about to start again",
-    "None": "not yet looked at by the scheduler",
-}
-"""Slurm's reasons for waiting in words (squeue's %r)."""
-LIMITS = {
-    "reqnodenotavail": "nodes are reserved, drained or down",
-    "launch failed": "Slurm could not start it and holds it: scontrol release JOB",
-    "minutes": "the budget of compute time is used up",
-    "runmins": "the budget of compute time is used up",
-    "maxjobs": "a limit on running jobs is reached",
-    "grpjobs": "a limit on running jobs is reached",
-    "submit": "a limit on jobs in the queue is reached",
-    "maxwall": "asks for more time than a limit allows: it never starts",
-    "gres": "a limit on GPUs is reached",
-    "tres": "a limit on resources is reached",
-    "maxnode": "a limit on nodes is reached",
-    "grpnode": "a limit on nodes is reached",
-    "maxcpu": "a limit on cores is reached",
-    "grpcpu": "a limit on cores is reached",
-    "maxmem": "a limit on memory is reached",
-    "grpmem": "a limit on memory is reached",
-}
-"""Parts of reasons that come in many forms (QOSMaxGRESPerUser, AssocGrpGRES ...)."""
 
 
 def submission(result: dict[str, Any], x: str) -> str:
@@ -87,10 +49,14 @@ def status(state: dict[str, Any], console: Console) -> None:
 
 def screen(state: dict[str, Any]) -> Group:
     """A status document as a terminal shows it: a row per run, what is wrong, a line that counts."""
+    return Group(_runs(state), *map(Text, [*_wrong(state), summary(state)]))
+
+
+def _wrong(state: dict[str, Any]) -> list[str]:
+    """A line for each stage that failed or was cancelled; hpc why and --json tell more."""
     wrong = [(k, s) for k, s in state["stages"].items() if s["state"] in ("failed", "cancelled")]
-    rows = [f"  {s['stage']} {k} ({s['recipe']}): {s.get('reason') or s['state']}" for k, s in wrong[:SHOWN]]
-    more = [f"  ... and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-    return Group(_runs(state), *map(Text, [*rows, *more, summary(state)]))
+    rows = [f"  {s['stage']} {k} ({s['recipe']}): {_short(words(s)) or s['state']}" for k, s in wrong[:SHOWN]]
+    return rows + [f"  ... and {len(wrong) - SHOWN} more (--json has them)"] * (len(wrong) > SHOWN)
 
 
 def summary(state: dict[str, Any]) -> str:
@@ -104,14 +70,25 @@ def failed(state: dict[str, Any]) -> bool:
     return any(run["state"] in ("failed", "cancelled", "new") for run in state["runs"])
 
 
-def failures(state: dict[str, Any], x: str) -> str:
-    """What went wrong and the next command; empty when nothing did."""
-    wrong = {k: s for k, s in state["stages"].items() if s["state"] in ("failed", "cancelled")}
-    rows = [f"  {s['stage']} {k} ({s['recipe']}): {s.get('reason') or s['state']}" for k, s in wrong.items()]
+def failures(state: dict[str, Any], x: str, *, listed: bool) -> str:
+    """That it is not complete, and the next command. `listed`: the table above has named the stages already."""
+    rows = _wrong(state)
     if not rows:
-        return f"not complete: some stages were never submitted\nnext: hpc submit {x}" if failed(state) else ""
-    key = next(iter(wrong))
-    return "\n".join(["not complete:", *rows, f"next: hpc logs {x} --key {key}; then hpc submit {x} resumes"])
+        return f"not complete: some stages were never submitted\nnext: hpc submit {x}"
+    advice = f"next: hpc why {x} tells more; then hpc submit {x} resumes"
+    return "\n".join(["not complete" if listed else "not complete:", *([] if listed else rows), advice])
+
+
+def cancelled(done: Cancelled, plan: dict[str, Any], x: str) -> str:
+    """What `hpc cancel` has ended, what it left, and the next command."""
+    rows = [f"cancelled {done.own} job(s) of {plan['name']}"]
+    if done.earlier:
+        rows.append(f"  and {done.earlier} that earlier states of {plan['path']} (or overrides) asked for")
+    if done.menders:
+        rows.append(f"  and {done.menders} mender(s)")
+    if done.shared:
+        rows.append(f"  {done.shared} job(s) go on: runs that were not selected need them too")
+    return "\n".join([*rows, f"next: hpc submit {x} starts what is missing again"])
 
 
 def furthest(state: dict[str, Any], run: str = "") -> str:
@@ -122,9 +99,7 @@ def furthest(state: dict[str, Any], run: str = "") -> str:
     """
     runs = {r["name"]: r["stages"] for r in state["runs"]}
     if run and run not in runs:
-        raise ClusterError(
-            f'there is no run "{run}"', where=state["name"], why=nearest(run, runs), next="hpc status lists them"
-        )
+        raise unknown("run", run, runs, state["name"])
     values = runs[run].values() if run else []
     keys = [k for v in values for k in (v.values() if isinstance(v, dict) else [v])] or list(state["stages"])
     for wanted in ("failed", "running", "cancelled", "published"):
@@ -167,18 +142,17 @@ def current(run: dict[str, Any], stages: dict[str, Any]) -> tuple[str, dict[str,
     return (keys[-1], stages[keys[-1]]) if keys else ("", {})
 
 
-def words(reason: str) -> str:
-    """Slurm's reason for waiting, with what it means for the user; other texts as they are."""
-    lower = reason.lower()
-    known = REASONS.get(reason) or next((t for name, t in LIMITS.items() if name in lower), "")
-    return f"{known} ({reason})" if known else reason
-
-
 def clock(seconds: float) -> str:
     """2:05:09 or 3d 04:10, for a duration in seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours < 48 else f"{hours // 24}d {hours % 24:02d}:{minutes:02d}"
+
+
+def words(stage: dict[str, Any]) -> str:
+    """Why a stage is not further; Slurm's reason for waiting with what it means. An exception's text is no such."""
+    reason = stage.get("reason") or ""
+    return reasons.words(reason) if stage.get("state") in ("pending", "cancelled") else reason
 
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -204,7 +178,7 @@ def _runs(state: dict[str, Any]) -> Table:
     )
     for number, (run, stage) in enumerate(chosen):
         row = [column[number] for column in kept.values()]
-        why = words(stage.get("reason") or "") if stage.get("state") != "new" else "not submitted"
+        why = words(stage) if stage.get("state") != "new" else "not submitted"
         table.add_row(
             escape(run["name"]), _marked(run["state"], run["state"]), _place(run, stage), *row, escape(_short(why))
         )
@@ -231,7 +205,7 @@ def _tries(stage: dict[str, Any]) -> str:
 
 
 def _short(text: str) -> str:
-    """The first line, cut: the rest is in the list below, and in --json."""
+    """The first line, cut: hpc why and --json have the rest."""
     first = text.strip().partition("\n")[0]
     return first if len(first) <= WIDE else first[: WIDE - 3] + "..."
 

@@ -17,9 +17,9 @@ from hpc.cluster.causes import Evidence, Verdict, classify
 from hpc.cluster.cover import REPLACED, WITHDRAWN, Cover, Job, Plan, look
 from hpc.cluster.cures import CAUSES
 from hpc.cluster.ledger import Ledger
+from hpc.cluster.logs import unknown
 from hpc.cluster.profile import Profile
-from hpc.cluster.status import status
-from hpc.errors import ClusterError, nearest
+from hpc.cluster.status import status, why_over
 
 WRONG = ("failed", "cancelled")
 BLOCKED = "an input of the same job failed"
@@ -31,11 +31,13 @@ WIDE = 240
 Row = dict[str, Any]
 
 
-def why(plan: Plan, profile: Profile, *, run: str = "", key: str = "") -> Row:
+def why(plan: Plan, profile: Profile, *, run: str = "", key: str = "", x: str = "", plain: str = "") -> Row:
     """Explain every stage that failed, was cancelled or waits.
 
     Args:
         run: only the stages of this run. key: only this stage.
+        x: the words by which the user named the plan, for the advice; empty is its name.
+        plain: these without --smoke and --only.
 
     Returns:
         {"name", "profile", "failures": [{"cause", "cure", "words", "next", "exception", "host", "proof": [{"path",
@@ -51,11 +53,15 @@ def why(plan: Plan, profile: Profile, *, run: str = "", key: str = "") -> Row:
     case = Case(plan, profile, look(plan, profile), state)
     wrong = [k for k in chosen if state["stages"][k]["state"] in WRONG]
     case.ask_slurm({case.root(k) for k in wrong})
+    x = x or state["name"]
+    found = [*_failures(case, wrong), *_pending([(k, state["stages"][k]) for k in chosen])]
+    for row in found:
+        row["next"] = row["next"].replace("{x}", x).replace("{plain}", plain or x)
     return {
         "name": state["name"],
         "profile": state["profile"],
-        "failures": _failures(case, wrong),
-        "pending": _pending([(k, state["stages"][k]) for k in chosen]),
+        "failures": [row for row in found if "cause" in row],
+        "pending": [row for row in found if "cause" not in row],
         "totals": state["totals"],
     }
 
@@ -67,6 +73,7 @@ class Case:
         self.profile, self.cover, self.stages = profile, cover, state["stages"]
         self.specs = {s["key"]: s for s in plan["stages"]}
         self.runs = {r["name"]: _keys(r) for r in state["runs"]}
+        self.withdrawn = Ledger(profile.root).withdrawn
         self.steps: dict[Any, list[str]] = {}
         self.words: dict[str, Verdict] = {}
 
@@ -106,10 +113,10 @@ class Case:
         return self.words[key]
 
     def _judge(self, key: str, job: Job) -> Verdict:
-        reason = "" if job.reason == "None" else job.reason
+        reason = why_over(job, self.cover, self.withdrawn)
         said = f"{job.word} {reason}".strip()
-        if job.word in (WITHDRAWN, REPLACED):
-            return _cancelled(job.reason)
+        if job.word in (WITHDRAWN, REPLACED) or (job.word == "CANCELLED" and job.element in self.withdrawn):
+            return _cancelled(reason)
         code = re.fullmatch(r"exit (-?\d+)", reason)
         found = evidence.of_start(
             self.profile.root,
@@ -120,7 +127,8 @@ class Case:
         )
         verdict = classify(_of_stage(found, key))
         if verdict.cause in ("unknown", "cancelled") and reason and not code:
-            return Verdict(**{**vars(verdict), "words": f"{CAUSES[verdict.cause].words}: {reason}"})
+            words = f"{CAUSES[verdict.cause].words}: {reasons.words(reason)}"
+            return Verdict(**{**vars(verdict), "words": words})
         return verdict
 
     def describe(self, key: str) -> Row:
@@ -220,12 +228,7 @@ def _chosen(state: Row, run: str, key: str) -> list[str]:
     runs = {r["name"]: _keys(r) for r in state["runs"]}
     for name, given, valid in (("run", run, runs), ("stage", key, state["stages"])):
         if given and given not in valid:
-            raise ClusterError(
-                f'there is no {name} "{given}"',
-                where=state["name"],
-                why=nearest(given, list(valid)[:40]),
-                next="hpc status lists the runs, hpc status --json the keys of stages",
-            )
+            raise unknown(name, given, valid, state["name"])
     return [k for k in state["stages"] if (not key or k == key) and (not run or k in runs[run])]
 
 
@@ -233,8 +236,8 @@ def text(found: Row, x: str, root: Path) -> str:
     """The document as a terminal shows it; `x` is what the user called the plan. Paths are shown below `root`."""
     counts = ", ".join(f"{n} {name}" for name, n in sorted(found["totals"].items()))
     parts = [f"{found['name']} on {found['profile']}: {counts}"]
-    parts += [_failure_text(row, x, root) for row in found["failures"]]
-    parts += [_pending_text(row, x) for row in found["pending"]]
+    parts += [_failure_text(row, root) for row in found["failures"]]
+    parts += [_pending_text(row) for row in found["pending"]]
     if not found["failures"] and not found["pending"]:
         new, busy = found["totals"].get("new", 0), found["totals"].get("running", 0)
         advice = f"\n  next: hpc status {x} --watch" if busy else f"\n  next: hpc submit {x}" if new else ""
@@ -242,7 +245,7 @@ def text(found: Row, x: str, root: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _failure_text(row: Row, x: str, root: Path) -> str:
+def _failure_text(row: Row, root: Path) -> str:
     count = len(row["stages"])
     where = f" on {row['host']}" if row["host"] else ""
     lines = [f"{row['cause']}, {count} stage{'s' * (count > 1)}{where}: {row['words']}"]
@@ -260,7 +263,7 @@ def _failure_text(row: Row, x: str, root: Path) -> str:
     lines += [f"    {_tried_text(t)}" for t in row["tried"]]
     if row["dependents"]:
         lines.append(f"  {len(row['dependents'])} more stage(s) wait for it and were cancelled or left out")
-    return "\n".join([*lines, f"  next: {_named(row['next'], x)}"])
+    return "\n".join([*lines, f"  next: {row['next']}"])
 
 
 def _tried_text(row: Row) -> str:
@@ -273,15 +276,10 @@ def _tried_text(row: Row) -> str:
     return f"start {row['start']} ended by {row['cause']}: {done.get(row['cure'], 'not started again')}{changed}"
 
 
-def _pending_text(row: Row, x: str) -> str:
+def _pending_text(row: Row) -> str:
     count, reason = len(row["stages"]), row["reason"] or "no reason given"
     lines = [f"pending, {count} stage{'s' * (count > 1)} ({reason}): {row['words']}"]
-    return "\n".join([*lines, f"  next: {_named(row['next'], x)}"])
-
-
-def _named(advice: str, x: str) -> str:
-    """The advice with the plan's name after the verbs that take one."""
-    return re.sub(r"\bhpc (submit|fetch|cancel|logs|why|status)\b(?: the recipe)?", rf"hpc \1 {x}", advice)
+    return "\n".join([*lines, f"  next: {row['next']}"])
 
 
 def _place(proof: Row, root: Path) -> str:

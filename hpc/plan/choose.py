@@ -14,7 +14,7 @@ from typing import Any
 
 from hpc.errors import PlanError
 
-STATES = ("published", "running", "pending", "failed", "cancelled", "held", "new")
+STATES = ("published", "running", "pending", "failed", "cancelled", "new")
 """Words of `hpc status` that a selector may use. A run has a state as soon as one of its stages has it."""
 SETTLED = ("published", "running", "pending")
 """States of stages that `submit --again` leaves alone."""
@@ -62,10 +62,16 @@ def again(document: Plan, states: Mapping[str, str]) -> set[str]:
         raise PlanError(
             "nothing to do again",
             where=", ".join(r["name"] for r in document["runs"][:SHOWN]),
-            why=f"no stage of these runs has failed, was cancelled or is held; they are {', '.join(counts)}",
+            why=f"no stage of these runs has failed or was cancelled; they are {', '.join(counts)}",
             next="hpc status shows all runs; hpc submit starts what is new",
         )
     return keys
+
+
+def others(document: Plan, chosen: Plan) -> set[str]:
+    """Keys that runs outside of `chosen` need: not to be cancelled with it."""
+    names = {run["name"] for run in chosen["runs"]}
+    return closure(document, [k for r in document["runs"] if r["name"] not in names for k in keys_of(r)])
 
 
 def keys_of(run: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -56,13 +57,8 @@ def find(name: str, kinds: Sequence[Kind]) -> Path:
         for shelf in shelves(kind):
             if (shelf / f"{name}.yaml").is_file():
                 return shelf / f"{name}.yaml"
-    known = {p.stem for kind in kinds for shelf in shelves(kind) for p in shelf.glob("*.yaml")}
-    raise RecipeError(
-        f'there is no {" or ".join(k.rstrip("s") for k in kinds)} called "{name}"',
-        where=", ".join(str(s) for kind in kinds for s in shelves(kind)) or "no folder found",
-        why=nearest(name, known),
-        next="use one of these names, or a path to a .yaml file",
-    )
+    what = f'there is no {" or ".join(k.rstrip("s") for k in kinds)} called "{name}"'
+    raise _missing(what, name, [shelf for kind in kinds for shelf in shelves(kind)])
 
 
 def _path(name: str, kinds: Sequence[Kind]) -> Path:
@@ -71,12 +67,20 @@ def _path(name: str, kinds: Sequence[Kind]) -> Path:
     for base in bases:  # sweeps/mini.yaml also means the package's own copy
         if (base / wanted).is_file():
             return base / wanted
-    folder = wanted.parent if wanted.parent.is_dir() else Path()
-    raise RecipeError(
-        f"there is no file {name}",
-        where=str(Path.cwd()),
-        why=nearest(wanted.stem, (p.stem for p in folder.glob("*.yaml"))),
-        next="give the path of an existing .yaml file, or a bare name",
+    beside = [base / wanted.parent for base in bases] if "/" in name else [Path()]
+    shelved = [shelf for kind in kinds for shelf in shelves(kind)] if "/" not in name else []
+    raise _missing(f"there is no file {name}", name, [*beside, *shelved])
+
+
+def _missing(what: str, name: str, folders: Sequence[Path]) -> RecipeError:
+    """The error for a file that is in none of `folders`, with those and the nearest names in them."""
+    own = Path(name).expanduser()
+    looked = [own.absolute()] if own.is_dir() else list(dict.fromkeys(f.absolute() for f in folders if f.is_dir()))
+    return RecipeError(
+        f"{name} is a folder, not a .yaml file" if own.is_dir() else what,
+        where=", ".join(map(str, looked)) or f"no such folder, seen from {Path.cwd()}",
+        why=nearest(re.sub(r"\.ya?ml?$", "", Path(name).name), {p.stem for f in looked for p in f.glob("*.yaml")}),
+        next="use one of these names, or the path of an existing .yaml file",
     )
 
 

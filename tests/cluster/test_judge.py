@@ -8,6 +8,7 @@ from hpc import files
 from hpc.cluster import rescue
 from hpc.cluster.cover import Cover, Job
 from hpc.cluster.judge import judge
+from hpc.cluster.ledger import Intent, Ledger, Piece
 from hpc.cluster.profile import find_profile
 
 OOM = (
@@ -28,6 +29,9 @@ class Field:
         self.jobfile = root / "jobs/SUB" / f"{kind}-0.json"
         self.document = {"kind": kind, "resources": asked, "elements": elements}
         files.write_json(self.jobfile, self.document)
+        rows = {i: {"stages": [self.plan.key(f"j{i}")], "needs": []} for i in range(num)}
+        piece = Piece(f"{kind}-0", kind, "judged.train-0.SUB", str(self.jobfile), rows)
+        Ledger(root).intend(Intent("SUB", "judged", "slurm", "slurm", [piece]))
 
     def fail(self, index, host, kind="RuntimeError", message="told to fail", word="FAILED", code="c1", attempt=1):
         key = self.plan.key(f"j{index}")

@@ -15,6 +15,7 @@ from hpc.cluster.profile import find_profile
 from hpc.cluster.status import cancel, logs, status, wait
 from hpc.cluster.submit import submit
 from hpc.errors import ClusterError
+from hpc.plan import choose
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_cancel_stops_jobs_and_submit_starts_them_again(toys, here):
     plan = diamond(toys, seconds=30)
     submit(plan.document(), here)
     until(lambda: status(plan.document(), here)["stages"][plan.key("base")]["state"] == "running")
-    assert cancel(plan.document(), here) == 4
+    assert cancel(plan.document(), here) == (4, 0, 0, 0)
     found = wait(plan.document(), here, poll_s=0.1, timeout_s=30)
     assert found["totals"] == {"cancelled": 5}
     assert submit(plan.document(), here).jobs == 4
@@ -144,9 +145,36 @@ def test_cancel_also_stops_what_the_plan_asked_for_before_it_was_edited_and_no_n
     recipe, sweep = {"path": "recipes/toys.yaml"}, {"path": "sweeps/toys.yaml"}
     submit({**before.document(), **recipe}, here)
     until(lambda: status(before.document(), here)["stages"][before.key("old")]["state"] == "running")
-    assert cancel({**after.document(), **sweep}, here) == 0
-    assert cancel({**after.document(), **recipe}, here) == 1
+    assert cancel({**after.document(), **sweep}, here) == (0, 0, 0, 0)
+    assert cancel({**after.document(), **recipe}, here, earlier=False) == (0, 0, 0, 0)
+    assert cancel({**after.document(), **recipe}, here) == (0, 1, 0, 0)
     assert wait(before.document(), here, poll_s=0.1, timeout_s=30)["totals"] == {"cancelled": 1}
+
+
+def test_cancel_of_some_runs_leaves_what_the_others_need(toys, here, attempts_of):
+    plan = toys().job("a", 0, ("base", [], {"seconds": 1}))
+    plan.job("b", 0, ("left", ["base"], {"seconds": 30})).job("b", 1, ("right", ["base"], {}))
+    plan.job("c", 0, ("own", [], {"seconds": 30}))
+    whole = plan.document()
+    stages = {"left": ("left", "own"), "right": ("right",)}
+    whole["runs"] = [
+        {**whole["runs"][0], "name": n, "axes": {"side": n}, "stages": {"toy": {s: plan.key(s) for s in stages[n]}}}
+        for n in stages
+    ]
+    submit(whole, here)
+    until(lambda: status(whole, here)["stages"][plan.key("own")]["state"] == "running")
+    chosen = choose.choose(whole, ["side=left"])
+    assert cancel(chosen, here, spared=choose.others(whole, chosen), earlier=False) == (2, 0, 0, 1)
+    found = wait(whole, here, poll_s=0.1, timeout_s=20)  # the jobs that were cancelled take longer
+    assert {n: found["stages"][plan.key(n)]["state"] for n in plan.stages} == {
+        "base": "published",
+        "left": "cancelled",
+        "right": "published",
+        "own": "cancelled",
+    }
+    attempt = here.root / "work/toy" / plan.key("own") / "1" / "attempt.json"
+    until(lambda: not _start(json.loads(attempt.read_text())["pid"]))
+    assert attempts_of(plan, here.root)["left"] == (0, 0)
 
 
 def test_a_root_that_cannot_be_made_is_said_so(toys, tmp_path):

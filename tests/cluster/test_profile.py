@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc.cluster.profile import default_profile, find_profile
+from hpc.cluster.profile import check_cache, default_profile, find_profile
 from hpc.errors import ClusterError
 
 
@@ -80,6 +80,13 @@ def test_only_training_takes_more_than_one_node(kind):
     [
         ("stages: {grad: {hours: 1}}", 'did you mean "grade"?'),
         ("max_array_size: 0", "MaxArraySize"),
+        ("hours: -3", "hours is -3"),
+        ("hours: 0", "more than 0"),
+        ("gpus_per_node: -1", "0 or more"),
+        ("stages: {grade: {cpus_per_rank: 0}}", "correct stages.grade.cpus_per_rank in"),
+        ("debug: {memory_gib: -1}", "debug.memory_gib is -1"),
+        ("partion: gpu", "correct partion in"),
+        ("stages: {train: {hours: [1]}}", "correct stages.train.hours in"),
         ("env: {HF_TOKEN: hf_abc}", "HF_TOKEN: $HF_TOKEN"),
     ],
 )
@@ -87,6 +94,11 @@ def test_values_that_cannot_be_used_are_named(tmp_path, text, word):
     with pytest.raises(ClusterError) as caught:
         find_profile(write(tmp_path, text))
     assert word in str(caught.value) and "hf_abc" not in str(caught.value)
+    assert "--on" not in caught.value.next
+
+
+def test_zero_is_a_number_where_it_has_a_meaning(tmp_path):
+    assert find_profile(write(tmp_path, "memory_gib: 0\ngpus_per_node: 0\nconfirm_gpu_hours: 0\n")).memory_gib == 0
 
 
 def test_secrets_are_passed_on_by_name(tmp_path):
@@ -98,6 +110,13 @@ def test_secrets_are_passed_on_by_name(tmp_path):
 def test_a_root_with_an_unset_variable_names_it(root):
     with pytest.raises(ClusterError, match="NOT_SET_AT_ALL"):
         _ = find_profile("local", roots=[root]).root
+
+
+def test_a_cache_with_an_unset_variable_names_it():
+    check_cache(find_profile("local", cache="$HOME/cache"))
+    with pytest.raises(ClusterError, match="NOT_SET_AT_ALL") as caught:
+        check_cache(find_profile("local", cache="$NOT_SET_AT_ALL/cache"))
+    assert "cache" in caught.value.where
 
 
 def test_the_root_is_the_profile_or_the_environment_or_runs(tmp_path, monkeypatch):

@@ -129,6 +129,13 @@ def test_no_slurm_says_what_to_do(tmp_path, monkeypatch):
     assert "--on local" in caught.value.next
 
 
+def test_a_root_with_jobs_of_slurm_on_a_machine_without_it_says_whose_jobs_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="no Slurm") as caught:
+        look([("a", None)], 1e9)
+    assert "ledger" in caught.value.why and "HPC_ROOT" in caught.value.next and "--on local" not in caught.value.next
+
+
 def test_variables_of_an_outer_job_do_not_reach_a_new_one(monkeypatch):
     for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK", "SLURM_CONF", "SBATCH_ACCOUNT"):
         monkeypatch.setenv(name, "x")

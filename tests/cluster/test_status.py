@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from rich.console import Console
 from hpc import files
 from hpc.cluster import logs as reading
 from hpc.cluster import text, watch
+from hpc.cluster.ledger import Ledger
 from hpc.cluster.profile import find_profile
 from hpc.cluster.progress import eta_s, progress
-from hpc.cluster.status import logs, status, wait
+from hpc.cluster.status import cancel, logs, status, wait
 from hpc.cluster.submit import submit
+from hpc.cluster.why import why
 from hpc.errors import ClusterError
 
 
@@ -221,7 +224,11 @@ def test_a_run_says_how_far_it_is_and_why_not_further():
     assert list(rows) == ["run-c", "run-a", "run-b", "run-d"]  # what needs a look comes first
     for cell in ("20/80", "2:05:09", "1.25", "1,234", "7_1"):
         assert cell in rows["run-a"]
-    for cell in ("11-22 09:30", "a limit on GPUs is reached (QOSMaxGRESPerUser)", "3 (2 requeued)"):
+    for cell in (
+        "11-22 09:30",
+        "limit for one user or one job of the QoS or the account (QOSMaxGRESPerUser)",
+        "3 (2 requeued)",
+    ):
         assert cell in rows["run-b"]
     assert "ValueError: no" in rows["run-c"] and "second line" not in rows["run-c"]
     assert "train" not in rows["run-d"]
@@ -237,13 +244,67 @@ def test_markup_in_a_reason_is_text():
     "reason, words",
     [
         ("Dependency", "make its inputs"),
-        ("ReqNodeNotAvail, UnavailableNodes:h100-02", "drained or down"),
+        ("ReqNodeNotAvail, UnavailableNodes:h100-02", "down, drained or reserved"),
         ("AssocGrpGRESMinutes", "used up"),
         ("SomethingNew", "SomethingNew"),
     ],
 )
 def test_slurms_reasons_are_told_in_words(reason, words):
-    assert words in text.words(reason) and reason in text.words(reason)
+    told = text.words(stage("pending", reason=reason))
+    assert words in told and reason in told
+    assert text.words(stage("failed", reason="Resources of no progress")) == "Resources of no progress"
+
+
+def test_the_list_below_the_table_has_words_and_first_lines_and_an_end():
+    bad = {f"k{i}": stage("failed", reason="ValueError: no\nsecond line") for i in range(text.SHOWN + 5)}
+    stages = {"c": stage("cancelled", reason="DependencyNeverSatisfied"), **bad}
+    runs = [{"name": "r", "state": "failed", "stages": {"train": k}} for k in stages]
+    state = {"name": "n", "profile": "p", "runs": runs, "stages": stages, "totals": {"failed": len(bad)}}
+    rows = [row for row in shown(state).splitlines() if row.startswith("  train ")]
+    assert len(rows) == text.SHOWN and "second line" not in shown(state) and "... and 6 more" in shown(state)
+    assert "will never start (DependencyNeverSatisfied)" in rows[0]
+    said = text.failures(state, "x lr=1", listed=False)
+    assert len(said.splitlines()) == text.SHOWN + 3 and "second line" not in said and "hpc submit x lr=1" in said
+    assert len(text.failures(state, "x", listed=True).splitlines()) == 2  # the table has named them
+
+
+@pytest.mark.parametrize("reason", ["None", "Dependency", "Priority"])
+def test_what_a_job_waited_for_is_not_why_it_was_cancelled(toys, slurm, reason):
+    plan = toys().job("a", 0, ("x", [], {}))
+    (array,) = submit(plan.document(), slurm.profile).arrays
+    slurm.says(line(array["job_name"], "CANCELLED", reason=reason))
+    assert one(plan, status(plan.document(), slurm.profile), "x")["reason"] == "CANCELLED"
+    slurm.says(line(array["job_name"], "PENDING", reason=reason))
+    assert cancel(plan.document(), slurm.profile).own == 1
+    slurm.says(line(array["job_name"], "CANCELLED", reason=reason))
+    assert one(plan, status(plan.document(), slurm.profile), "x")["reason"] == "hpc cancel"
+    (failure,) = why(plan.document(), slurm.profile)["failures"]
+    assert failure["words"].endswith(": hpc cancel")
+
+
+def test_a_job_whose_parent_was_cancelled_says_so(toys, slurm):
+    plan = toys().job("a", 0, ("x", [], {})).job("b", 0, ("y", ["x"], {}))
+    first, second = submit(plan.document(), slurm.profile).arrays
+    slurm.says(line(first["job_name"], "FAILED") + line(second["job_name"], "CANCELLED", reason="Dependency"))
+    found = status(plan.document(), slurm.profile)
+    assert one(plan, found, "y")["reason"] == "DependencyNeverSatisfied"
+    assert one(plan, found, "x")["reason"] == "FAILED"
+
+
+def test_a_cancel_takes_the_mender_along_once_it_has_nothing_to_wait_for(toys, slurm, tmp_path):
+    profile = replace(slurm.profile, mend=True)
+    slurm.write("scancel", f'echo "$@" >> {tmp_path}/cancelled')
+    plan = toys().job("a", 0, ("x", [], {})).job("b", 0, ("y", [], {}))
+    sent = submit(plan.document(), profile)
+    first, second = (a["job_name"] for a in sent.arrays)
+    mender = next(p.job_name for i in Ledger(profile.root).intents for p in i.pieces if p.name == "mend")
+    rows = [line(first, "RUNNING", job="71"), line(second, "PENDING", job="72"), line(mender, "PENDING", job="73")]
+    slurm.says("".join(rows))
+    one_stage = {**plan.document(), "stages": [plan.stages["x"]]}
+    assert cancel(one_stage, profile) == (1, 0, 0, 0)
+    assert cancel(plan.document(), profile) == (1, 0, 1, 0)
+    assert (tmp_path / "cancelled").read_text().splitlines() == ["71", "72 73"]
+    assert (sent.submission, "mend", 0) in Ledger(profile.root).withdrawn
 
 
 # --watch
@@ -343,6 +404,28 @@ def test_a_follower_sees_every_start_and_ends_with_the_stage(toys, here):
     assert len(heads) == 2 and heads == sorted(heads) and sent.submission in str(heads[0])
     assert said.index("attempt 1,") < said.index(str(heads[1])) < said.index("attempt 2,")
     assert said.rstrip().endswith("published")
+
+
+@pytest.mark.parametrize("block", [7, 64, 1 << 20])
+def test_a_long_log_is_read_in_blocks_and_comes_whole(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(reading, "BLOCK", block)
+    path, lines = tmp_path / "log", "".join(f"line {i} é\n" for i in range(50)) + "no end"
+    path.write_text(lines)
+    pieces = list(reading.blocks(path))
+    assert "".join(pieces) == lines and max(map(len, pieces)) <= block
+    text, position = reading._read(path, 0, all=False)
+    assert len(text) <= block and (block < 64 or text.endswith("\n"))
+    while piece := reading._read(path, position, all=True)[0]:
+        text, position = text + piece, reading._read(path, position, all=True)[1]
+    assert text.replace("\ufffd", "") == lines.replace("é", "") if "\ufffd" in text else text == lines
+
+
+def test_a_key_that_no_stage_has_is_answered_with_those_there_are(toys, here):
+    plan = toys().job("a", 0, ("x", [], {}))
+    for read in (lambda k: logs(plan.document(), here, k), lambda k: next(reading.follow(plan.document(), here, k))):
+        with pytest.raises(ClusterError, match='there is no stage "0"') as caught:
+            read("0")
+        assert plan.key("x") in caught.value.why
 
 
 def test_following_what_was_never_submitted_says_so(toys, here):

@@ -1,11 +1,13 @@
 """`hpc why` on real jobs of the local profile that fail, and on the reasons for which jobs wait."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from hpc.cluster import evidence, reasons
+from hpc.cluster.cures import CAUSES
 from hpc.cluster.profile import find_profile
 from hpc.cluster.status import cancel, wait
 from hpc.cluster.submit import submit
@@ -76,7 +78,9 @@ def test_what_users_read_names_file_line_and_next_command(toys, here, ran, tmp_p
     shown = text(found, "sweeps/toys.yaml", here.root)
     proof = found["failures"][0]["proof"][0]
     assert f"{Path(proof['path']).relative_to(here.root)}:{proof['line']}: RuntimeError: told to fail" in shown
-    assert "bug, 1 stage" in shown and "attempt 1" in shown and "hpc submit sweeps/toys.yaml" in shown
+    assert "bug, 1 stage" in shown and "attempt 1" in shown
+    named = why(plan.document(), here, x="sweeps/toys.yaml lr=1 --smoke", plain="sweeps/toys.yaml lr=1")
+    assert "hpc submit sweeps/toys.yaml lr=1 --smoke" in text(named, "", here.root)
     json.dumps(found, allow_nan=False)
 
 
@@ -139,7 +143,8 @@ REASONS = [
     ("AssocGrpGRESRunMinutes", "budget"),
     ("AssocGrpGRES", "fill its limit"),
     ("DependencyNeverSatisfied", "failed"),
-    ("Dependency", "not done"),
+    ("Dependency", "make its inputs"),
+    ("None", "not looked"),
     ("BeginTime", "two minutes"),
     ("JobHeldUser", "hold"),
     ("JobHeldAdmin", "staff"),
@@ -158,6 +163,15 @@ def test_a_reason_of_slurms_is_told_in_plain_words(reason, part):
 def test_a_reason_that_slurm_invents_later_is_shown_verbatim():
     words, advice = reasons.explain("MoonPhase")
     assert "MoonPhase" in words and advice == reasons.OTHER
+
+
+def test_every_command_that_is_advised_is_one_and_names_the_plan():
+    advice = [*(c.next for c in CAUSES.values()), *(r[2] for r in reasons.REASONS), reasons.OTHER]
+    found = [m for a in advice for m in re.findall(r"\bhpc (\w+)( \{x\}| \{plain\})?", a)]
+    assert len(found) > 30
+    for verb, named in (f for f in found if f[0] != "is"):  # the environment that hpc is installed in
+        assert named == {"fetch": " {plain}", "doctor": "", "gc": ""}.get(verb, " {x}"), verb
+        assert verb in ("submit", "status", "logs", "why", "cancel", "fetch", "doctor", "gc")
 
 
 SACCT = """\

@@ -71,6 +71,13 @@ def test_a_selector_that_selects_nothing_lists_what_there_is(plan, selector):
     assert "data-short_lr-1e-05_waits-0_s0" in caught.value.why and "data: short, long" in caught.value.why
 
 
+def test_what_the_other_runs_need_is_known(plan):
+    chosen = choose.choose(plan, ["data=long,lr=2e-05,waits=2"])
+    own = {s["key"] for s in chosen["stages"]} - choose.others(plan, chosen)
+    assert sorted(s["stage"] for s in plan["stages"] if s["key"] in own) == ["generate", "grade"]
+    assert choose.others(plan, plan) == set() and "held" not in choose.STATES
+
+
 def test_what_a_chosen_plan_submits_is_all_that_it_needs(toys, tmp_path, attempts_of):
     """Through the real local runner: one of two branches, with the base that both share."""
     here = find_profile("local", roots=[str(tmp_path / "root")], max_parallel=2)

@@ -240,7 +240,7 @@ def test_a_cancelled_job_that_runs_again(toys, slurm, root, table):
         slurm.out("scontrol", "requeue", trial.state("t0")["job"])
         slurm.out("scontrol", "requeue", trial.state("t1")["job"])
         time.sleep(8)  # the two wait, and that is saved
-        assert cancel(plan.document(), trial.profile) == 2
+        assert cancel(plan.document(), trial.profile).own == 2
         trial.injected()
         restarted(slurm)
         back = [line for line in slurm.out("squeue", "-h", "-r", "-o", "%i %j %T").splitlines() if ".train-0." in line]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpc.cluster import queue
+from hpc.cluster.ledger import Ledger
 from hpc.cluster.status import cancel, logs, status, wait
 from hpc.cluster.submit import submit
 from hpc.errors import ClusterError
@@ -162,8 +163,13 @@ def test_cancel_ends_waiting_and_running_jobs(toys, there):
     plan = toys("cancelled").job("train-0", 0, ("long", [], {"seconds": 60})).job("grade-0", 0, ("after", ["long"], {}))
     submit(plan.document(), there)
     until(lambda: status(plan.document(), there)["stages"][plan.key("long")]["state"] == "running")
-    assert cancel(plan.document(), there).own == 2
-    assert finish(plan, there)["totals"] == {"cancelled": 2}
+    assert cancel(plan.document(), there) == (2, 0, there.mend, 0)
+    found = finish(plan, there)
+    assert found["totals"] == {"cancelled": 2}
+    assert {s["reason"] for s in found["stages"].values()} == {"hpc cancel"}
+    names = [p.job_name for i in Ledger(there.root).intents for p in i.pieces]
+    assert len(names) == 2 + there.mend
+    until(lambda: not queue.run(["squeue", "-h", "-n", ",".join(names)]))  # the mender is gone too
 
 
 def test_a_plain_scancel_is_not_undone_by_the_job(toys, there, slurm):
