@@ -23,7 +23,7 @@ def at_work(root, stage, done):
     for path in sorted((root / "work" / stage).glob("*/*/attempt.json")):
         key = path.parents[1].name
         there = (root / "artifacts" / stage / key / "DONE").exists()
-        if key not in done and not there and time.time() - path.stat().st_mtime > 4:
+        if key not in done and not there and time.time() - path.stat().st_mtime > 1.5:
             done.add(key)
             return files.read_json(path)
     return None
