@@ -212,7 +212,7 @@ def why(
     smoke: Smoke = False,
 ) -> None:
     """Say why stages failed, by the lines that prove it, what was tried, what waits and for what, and what to do."""
-    from hpc.cluster import why as explaining
+    from hpc.cluster.failures import why as explaining
 
     document, profile = _planned(x, overrides, on, smoke)
     document, _ = _selected(document, profile, only, None)
@@ -304,9 +304,9 @@ def doctor(
     """Look at this cluster and profile: what works, what will not, and what to do. Exit 1 if jobs would not run."""
     from rich.console import Console
 
-    from hpc.cluster import build as building
-    from hpc.cluster import doctor as looking
-    from hpc.cluster import draft
+    from hpc.cluster.site import build as building
+    from hpc.cluster.site import doctor as looking
+    from hpc.cluster.site import draft
 
     if init:
         path = draft.write(init)
@@ -333,8 +333,8 @@ def gc(
     """Show what may be deleted: checkpoints of published stages, passed attempts, leftovers, old code, artifacts."""
     from rich.console import Console
 
-    from hpc.cluster import gc as collecting
-    from hpc.cluster import heap
+    from hpc.cluster.tidy import gc as collecting
+    from hpc.cluster.tidy import heap
 
     profile = _profile(on)
     items = heap.look(profile, older_days=older)

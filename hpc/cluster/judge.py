@@ -21,7 +21,7 @@ from hpc.cluster.profile import Profile
 from hpc.cluster.shift import document
 
 if TYPE_CHECKING:  # the classifier's table takes 60 ms to import, and most submits have nothing to judge
-    from hpc.cluster.causes import Verdict
+    from hpc.cluster.failures.causes import Verdict
 
 MORE = 1.5
 """Memory or time of the next try, as a multiple of the last one's."""
@@ -98,8 +98,8 @@ def _verdicts(profile: Profile, failed: dict[str, Job]) -> dict[Element, Verdict
     """Why each job failed. One sacct tells the states of all their steps, where Slurm keeps accounts."""
     if not failed:
         return {}
-    from hpc.cluster import evidence
-    from hpc.cluster.causes import classify
+    from hpc.cluster.failures import evidence
+    from hpc.cluster.failures.causes import classify
 
     jobs = {job.element: job for job in failed.values()}
     intents = [i for i in Ledger(profile.root).intents if i.submission in {e[0] for e in jobs} and i.kind == "slurm"]
@@ -169,7 +169,7 @@ def _twice(profile: Profile, key: str, exception: str) -> bool:
     """True if the last attempt at a stage ended with `exception`, and an earlier one of the same code did too."""
     if not exception:
         return False
-    from hpc.cluster.causes import Evidence, classify
+    from hpc.cluster.failures.causes import Evidence, classify
 
     found: list[tuple[str, str]] = []
     for folder in (profile.root / "work").glob(f"*/{key}"):

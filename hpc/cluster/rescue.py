@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc import files
-from hpc.cluster import evidence, requeue
-from hpc.cluster.causes import Verdict, classify
+from hpc.cluster import requeue
+from hpc.cluster.failures import evidence
+from hpc.cluster.failures.causes import Verdict, classify
 from hpc.cluster.hosts import this_node
 from hpc.cluster.ledger import Ledger
 from hpc.cluster.shift import RESTART, Shift, document, now, read

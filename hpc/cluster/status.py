@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpc import artifact, files
-from hpc.cluster import queue, reasons
+from hpc.cluster import queue
 from hpc.cluster.cover import LOST, REPLACED, SETTLING, UNDECIDED, WITHDRAWN, Cover, Job, Plan, look
+from hpc.cluster.failures import reasons
 from hpc.cluster.ledger import Element, Intent, Ledger, absolute
 from hpc.cluster.logs import logs as logs
 from hpc.cluster.profile import Profile

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from hpc.cluster import reasons
+from hpc.cluster.failures import reasons
 from hpc.cluster.logs import unknown
 from hpc.errors import ClusterError
 

@@ -82,7 +82,7 @@ def prepare(shift: Shift) -> None:
     resources = shift.document["resources"]
     os.environ.update(hosts.rendezvous(os.environ))
     if shift.document["kind"] == "train":
-        from hpc.cluster import build
+        from hpc.cluster.site import build
 
         build.use()  # kernels that `hpc doctor --build` compiled
     for name, value in PRESET.items():

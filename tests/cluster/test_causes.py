@@ -4,9 +4,9 @@ import textwrap
 
 import pytest
 
-from hpc.cluster import signs, words
-from hpc.cluster.causes import Evidence, Log, classify, fingerprint
-from hpc.cluster.cures import CAUSES
+from hpc.cluster.failures import signs, words
+from hpc.cluster.failures.causes import Evidence, Log, classify, fingerprint
+from hpc.cluster.failures.cures import CAUSES
 
 CURES = {"here", "elsewhere", "memory", "time", "micro_batch", "space", "rebuild", "again", "stop"}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpc.cluster import evidence
-from hpc.cluster.causes import Evidence, classify
-from hpc.cluster.cures import CAUSES
+from hpc.cluster.failures import evidence
+from hpc.cluster.failures.causes import Evidence, classify
+from hpc.cluster.failures.cures import CAUSES
 
 LOGS = Path(__file__).parent / "logs"
 SHARE = 22 / 24

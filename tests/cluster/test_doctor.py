@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hpc.cluster import build, checks, doctor, draft, facts, here, probe, script
-from hpc.cluster.facts import Facts, Row
+from hpc.cluster import script
 from hpc.cluster.profile import Place, find_profile
+from hpc.cluster.site import build, checks, doctor, draft, facts, here, probe
+from hpc.cluster.site.facts import Facts, Row
 from hpc.errors import ClusterError
 from hpc.plan import room
 

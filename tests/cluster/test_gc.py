@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 from hpc import artifact, files
-from hpc.cluster import gc, heap
-from hpc.cluster import uses as using
 from hpc.cluster.ledger import Intent, Ledger, Piece, new_submission
 from hpc.cluster.profile import find_profile
 from hpc.cluster.status import cancel, status, wait
 from hpc.cluster.submit import submit
+from hpc.cluster.tidy import gc, heap
+from hpc.cluster.tidy import uses as using
 from hpc.errors import ClusterError
 from hpc.plan import room
 

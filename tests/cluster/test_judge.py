@@ -59,7 +59,7 @@ class Field:
 
 @pytest.fixture
 def field(toys, tmp_path, monkeypatch):
-    monkeypatch.setattr("hpc.cluster.evidence.steps", lambda *a: {})
+    monkeypatch.setattr("hpc.cluster.failures.evidence.steps", lambda *a: {})
     return lambda **options: Field(toys, tmp_path / "root", **options)
 
 

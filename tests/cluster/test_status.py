@@ -18,12 +18,12 @@ from rich.console import Console
 from hpc import files
 from hpc.cluster import logs as reading
 from hpc.cluster import text, watch
+from hpc.cluster.failures.why import why
 from hpc.cluster.ledger import Ledger
 from hpc.cluster.profile import find_profile
 from hpc.cluster.progress import eta_s, progress
 from hpc.cluster.status import cancel, logs, status, wait
 from hpc.cluster.submit import submit
-from hpc.cluster.why import why
 from hpc.errors import ClusterError
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hpc.cluster import evidence, reasons
-from hpc.cluster.cures import CAUSES
+from hpc.cluster.failures import evidence, reasons
+from hpc.cluster.failures.cures import CAUSES
+from hpc.cluster.failures.why import text, why
 from hpc.cluster.profile import find_profile
 from hpc.cluster.status import cancel, wait
 from hpc.cluster.submit import submit
-from hpc.cluster.why import text, why
 from hpc.errors import ClusterError
 
 

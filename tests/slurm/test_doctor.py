@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc.cluster import build, doctor, draft
 from hpc.cluster.profile import Place, find_profile
+from hpc.cluster.site import build, doctor, draft
 from hpc.cluster.status import wait
 from hpc.cluster.submit import submit
 

@@ -6,7 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from hpc.cluster import reasons, text, watch
+from hpc.cluster import text, watch
+from hpc.cluster.failures import reasons
 from hpc.cluster.queue import seconds
 from hpc.cluster.status import status
 from hpc.cluster.submit import submit

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpc.cluster import evidence
-from hpc.cluster.causes import classify
 from hpc.cluster.cover import look
+from hpc.cluster.failures import evidence
+from hpc.cluster.failures.causes import classify
 from hpc.cluster.profile import find_profile
 from hpc.cluster.status import status
 from hpc.cluster.submit import submit

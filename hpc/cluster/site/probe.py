@@ -1,6 +1,6 @@
 """A minute on the nodes: what they have, and whether they reach each other, the root, Slurm and the hub.
 
-    srun python -m hpc.cluster.probe FOLDER        one process on each node; `hpc doctor --job` submits it
+    srun python -m hpc.cluster.site.probe FOLDER        one process on each node; `hpc doctor --job` submits it
 
 Each process writes FOLDER/RANK.json; the first one also talks to the doctor that waits on the login node.
 """
@@ -25,8 +25,9 @@ from io import BufferedRWPair
 from pathlib import Path
 
 from hpc import files
-from hpc.cluster import here, queue
-from hpc.cluster.facts import Row
+from hpc.cluster import queue
+from hpc.cluster.site import here
+from hpc.cluster.site.facts import Row
 from hpc.errors import ClusterError
 
 MEET_S = 40.0
@@ -62,7 +63,7 @@ dist.destroy_process_group()
 
 def main() -> None:
     """Look at this node and write FOLDER/RANK.json."""
-    parser = argparse.ArgumentParser(prog="python -m hpc.cluster.probe")
+    parser = argparse.ArgumentParser(prog="python -m hpc.cluster.site.probe")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--network", action="store_true", help="the profile says that nodes reach the hub")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs that this node was given")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from hpc.cluster import checks, facts
-from hpc.cluster.facts import Facts, Nodes, Partition
 from hpc.cluster.profile import find_profile
+from hpc.cluster.site import checks, facts
+from hpc.cluster.site.facts import Facts, Nodes, Partition
 from hpc.errors import ClusterError
 from hpc.recipe import load
 

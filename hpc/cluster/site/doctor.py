@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hpc import files
-from hpc.cluster import checks, facts, here, queue, script
-from hpc.cluster.facts import Row
+from hpc.cluster import queue, script
 from hpc.cluster.profile import SHARED, Profile
+from hpc.cluster.site import checks, facts, here
+from hpc.cluster.site.facts import Row
 from hpc.errors import ClusterError
 
 JOB_HOURS = 0.1

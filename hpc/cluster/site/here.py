@@ -20,8 +20,8 @@ from pathlib import Path
 
 import hpc
 from hpc import track
-from hpc.cluster.facts import Row
 from hpc.cluster.profile import KINDS, Profile
+from hpc.cluster.site.facts import Row
 from hpc.errors import ClusterError
 from hpc.plan import room
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc import artifact, files, track
-from hpc.cluster import uses as using
 from hpc.cluster.profile import Profile
-from hpc.cluster.uses import DAY_S, Uses
+from hpc.cluster.tidy import uses as using
+from hpc.cluster.tidy.uses import DAY_S, Uses
 from hpc.errors import ArtifactError
 
 KINDS = {

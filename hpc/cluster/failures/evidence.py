@@ -1,7 +1,7 @@
 """Gathers what is known of one start of a job: the tails of its logs, its failure rows, Slurm's words for its steps.
 
 Reads ROOT/logs/SUBMISSION/PIECE, ROOT/jobs/SUBMISSION and ROOT/work; what is not there is left out, never an error. The
-rescue of a job, the mender and `hpc why X` hand the result to hpc.cluster.causes.
+rescue of a job, the mender and `hpc why X` hand the result to hpc.cluster.failures.causes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from hpc import artifact
 from hpc.cluster import queue
-from hpc.cluster.causes import Evidence, Log
+from hpc.cluster.failures.causes import Evidence, Log
 from hpc.cluster.shift import document
 from hpc.errors import ClusterError
 

@@ -1,8 +1,8 @@
-"""What failures look like in a log: the table of signatures. Read by hpc.cluster.causes; the form is in words.py."""
+"""What failures look like in a log: the table of signatures. Read by causes.py; the form is in words.py."""
 
 from __future__ import annotations
 
-from hpc.cluster.words import SURE, TRACE, Sign, cascade, sign, word
+from hpc.cluster.failures.words import SURE, TRACE, Sign, cascade, sign, word
 
 # The first signature that matches a line decides it: the special stand above the general.
 SIGNS: tuple[Sign, ...] = (

@@ -1,7 +1,7 @@
 """DeepSpeed's kernels, compiled once for each architecture into a versioned folder; stale build locks cleared.
 
     hpc doctor --build [--on PROFILE]              here, or as a job on the kind of node that will train
-    python -m hpc.cluster.build CACHE RESULT.json  what it runs there
+    python -m hpc.cluster.site.build CACHE RESULT.json  what it runs there
 
 torch compiles an extension at first use, under a lock that it never takes back from a process that was killed: every
 later job then waits for ever. Folders are named CACHE/torch_extensions/deepspeed-VERSION-torch-VERSION-ARCHITECTURE.
@@ -24,9 +24,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hpc import files
-from hpc.cluster import doctor, here
-from hpc.cluster.facts import Row
 from hpc.cluster.profile import Profile
+from hpc.cluster.site import doctor, here
+from hpc.cluster.site.facts import Row
 from hpc.errors import ClusterError
 
 STALE_S = 600.0
@@ -97,7 +97,7 @@ def _built(profile: Profile, cache: Path) -> list[Row]:
     if profile.kind == "slurm":
         return _by_job(profile, cache, result)
     command = shlex.join(
-        [place.python or sys.executable, "-m", "hpc.cluster.build", str(cache), str(result / "0.json")]
+        [place.python or sys.executable, "-m", "hpc.cluster.site.build", str(cache), str(result / "0.json")]
     )
     lines = "\n".join(["set -e", *place.setup, f"exec {command}"])
     try:
@@ -214,7 +214,7 @@ def opened(path: Path) -> bool:
 
 def main() -> None:
     """Build, and write the rows as the doctor reads them."""
-    parser = argparse.ArgumentParser(prog="python -m hpc.cluster.build")
+    parser = argparse.ArgumentParser(prog="python -m hpc.cluster.site.build")
     parser.add_argument("cache", type=Path)
     parser.add_argument("result", type=Path)
     chosen = parser.parse_args()

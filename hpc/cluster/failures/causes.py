@@ -1,7 +1,7 @@
 """Why a job failed: from its logs, its failure rows and Slurm's words to one cause, with the lines that prove it.
 
-Pure functions over hpc.cluster.signs (the table) and hpc.cluster.traces (the reading); hpc.cluster.evidence gathers
-what they look at. `hpc why X` shows the result; the rescue of a job and the mender act on `cure`.
+Pure functions over signs.py (the table) and traces.py (the reading); evidence.py gathers what they look at. `hpc why X`
+shows the result; the rescue of a job and the mender act on `cure`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hpc.cluster import signs, traces, words
-from hpc.cluster.cures import CAUSES
-from hpc.cluster.words import CASCADE, CONFIRMATION, ROOT, Sign
+from hpc.cluster.failures import signs, traces, words
+from hpc.cluster.failures.cures import CAUSES
+from hpc.cluster.failures.words import CASCADE, CONFIRMATION, ROOT, Sign
 
 HANDLED = 2.4
 """Weight of an exception after which the program went on."""

@@ -1,6 +1,6 @@
 """Delete under ROOT what nobody needs any more, so that a crash in the middle does no harm.
 
-hpc gc [--on PROFILE] [--older DAYS]              shows it (hpc/cluster/heap.py says what counts)
+hpc gc [--on PROFILE] [--older DAYS]              shows it (hpc/cluster/tidy/heap.py says what counts)
 hpc gc [--on PROFILE] --apply [--unreferenced]    deletes it; never what another user owns
 """
 
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpc.cluster import heap
-from hpc.cluster import uses as using
-from hpc.cluster.heap import KINDS, Item, utc
 from hpc.cluster.profile import Profile
-from hpc.cluster.uses import Uses
+from hpc.cluster.tidy import heap
+from hpc.cluster.tidy import uses as using
+from hpc.cluster.tidy.heap import KINDS, Item, utc
+from hpc.cluster.tidy.uses import Uses
 from hpc.plan.room import size
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Reads a log as lines and Python tracebacks, through the prefixes that launchers and loggers put before them.
 
-Pure text, no I/O. Used by hpc.cluster.causes.
+Pure text, no I/O. Used by hpc.cluster.failures.causes.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hpc import artifact
-from hpc.cluster import evidence, reasons, rescue
-from hpc.cluster.causes import Evidence, Verdict, classify
+from hpc.cluster import rescue
 from hpc.cluster.cover import REPLACED, WITHDRAWN, Cover, Job, Plan, look
-from hpc.cluster.cures import CAUSES
+from hpc.cluster.failures import evidence, reasons
+from hpc.cluster.failures.causes import Evidence, Verdict, classify
+from hpc.cluster.failures.cures import CAUSES
 from hpc.cluster.ledger import Ledger
 from hpc.cluster.logs import unknown
 from hpc.cluster.profile import Profile

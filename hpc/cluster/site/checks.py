@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
-from hpc.cluster import facts
-from hpc.cluster.facts import Facts, Partition, Row
 from hpc.cluster.profile import PLACES, Profile
+from hpc.cluster.site import facts
+from hpc.cluster.site.facts import Facts, Partition, Row
 from hpc.errors import ClusterError, nearest
 
 GPU_KINDS = ("train", "generate")

@@ -1,4 +1,4 @@
-"""The form of a signature, Slurm's own words, kinds of exceptions, what is said in passing. See hpc.cluster.signs.
+"""The form of a signature, Slurm's own words, kinds of exceptions, what is said in passing. See signs.py.
 
 Each signature has a role. A *root* is where a failure began. A *cascade* follows from another rank's end, and explains
 the failure only when nothing else does. A *confirmation* is the word of Slurm or of the kernel: it supports a root, or
