@@ -122,7 +122,7 @@ def _by_job(profile: Profile, cache: Path, result: Path) -> list[Row]:
     hours = min(BUILD_HOURS, profile.debug.max_hours or profile.max_hours or BUILD_HOURS)
     resources = test.resources("train", {"gpus": gpus, "nodes": 1, "ranks": 1, "hours": hours, "cpus_per_rank": 4})
     resources["memory_gib"] = min(16, resources["memory_gib"])
-    return doctor.run(test, resources, "build", [str(cache), str(result / "0.json")], result, BUILD_S)
+    return doctor.run(test, resources, "site.build", [str(cache), str(result / "0.json")], result, BUILD_S)
 
 
 def build(cache: Path) -> Iterator[Row]:

@@ -73,7 +73,7 @@ def job(profile: Profile, *, wait_s: float = QUEUE_S) -> list[Row]:
     resources = test.resources("train", {"gpus": gpus * nodes, "nodes": nodes, "ranks": nodes, "hours": JOB_HOURS})
     resources["memory_gib"] = min(resources["memory_gib"], 8)
     arguments = [str(folder), "--gpus", str(gpus), *(["--network"] if test.network else [])]
-    return run(test, resources, "probe", arguments, folder, wait_s)
+    return run(test, resources, "site.probe", arguments, folder, wait_s)
 
 
 def fresh(profile: Profile, prefix: str = "") -> Path:
