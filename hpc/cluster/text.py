@@ -31,13 +31,13 @@ def submission(result: dict[str, Any], x: str) -> str:
     held = [f"  {key} is not tried again: {why}" for key, why in [*result["held"].items()][:SHOWN]]
     if held:
         held.append(f"next: hpc why {x} tells more; hpc submit {x} --again failed tries them all the same")
+    later = [f"  {result['later']} more job(s) follow when the queue has room (max_submit)"] * bool(result["later"])
+    mender = [f"  mender: {result['mender']}"] * bool(result["mender"])
     if not result["arrays"]:
-        return "\n".join([f"nothing to submit: {there}", *held, f"next: hpc status {x}"])
+        return "\n".join([f"nothing to submit now: {there}", *mender, *later, *held, f"next: hpc status {x}"])
     verb = "would submit" if result["dry_run"] else "submitted"
     rows = [f"  {a['name']}: {len(a['indices'])} job(s)  {a.get('job_id') or ''}".rstrip() for a in result["arrays"]]
     changed = [f"  after a failure, {key}: {why}" for key, why in [*result["changed"].items()][:SHOWN]]
-    later = [f"  {result['later']} more job(s) follow when the queue has room (max_submit)"] * bool(result["later"])
-    mender = [f"  mender: {result['mender']}"] * bool(result["mender"])
     head = f"{verb} {result['jobs']} jobs in {len(result['arrays'])} arrays to {result['profile']} ({there})"
     return "\n".join([head, *rows, *mender, *changed, *later, *held, f"next: hpc status {x}"])
 

@@ -150,3 +150,15 @@ def test_editing_the_code_does_not_change_a_queued_job(toys, there, slurm, tmp_p
 
 def held(profile):
     return ",".join(p.job_name for i in Ledger(profile.root).intents for p in i.pieces)
+
+
+def test_a_queue_full_of_others_leaves_only_a_mender_that_looks_again(toys, there):
+    until(lambda: not queue.run(["squeue", "-h", "-o", "%i"]))
+    plan = toys("crowded").job("train-0", 0, ("a", [], {}))
+    sent = submit(plan.document(), replace(there, max_submit=1))
+    assert (sent.jobs, sent.later) == (0, 1) and sent.mender
+    shown = queue.run(["scontrol", "show", "job", sent.mender, "-o"])
+    assert "JobState=PENDING" in shown and "Reason=BeginTime" in shown
+    assert submit(plan.document(), there).jobs == 1
+    queue.cancel([sent.mender])
+    assert finish(plan, there)["totals"] == {"published": 1}
