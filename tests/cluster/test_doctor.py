@@ -538,7 +538,7 @@ def test_a_build_that_takes_too_long_is_told_with_its_log(tmp_path, monkeypatch)
     assert Path(caught.value.where).read_text() == "at it\n" and "--on local" in caught.value.next
 
 
-@pytest.mark.proof_ci
+@pytest.mark.proof
 def test_kernels_are_really_built_once(tmp_path):
     pytest.importorskip("deepspeed")
     profile = find_profile("local", roots=[str(tmp_path / "root")], cache=str(tmp_path / "cache"))
