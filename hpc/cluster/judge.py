@@ -60,7 +60,7 @@ def judge(
     """
     found = Judgement()
     failed = _failed(plan, cover)
-    verdicts = _verdicts(profile, failed)
+    verdicts, raised = _verdicts(profile, failed)
     found.poisoned = _poisoned(profile, failed, verdicts)
     specs = {s["key"]: s for s in plan["stages"]}
     for key, job in failed.items():
@@ -71,7 +71,7 @@ def judge(
                 found.changes[key] = _before(profile, job)
             continue
         verdict = verdicts[job.element]
-        change, why = _remedy(profile, job, verdict)
+        change, why = _remedy(profile, job, verdict, raised)
         if verdict.host in found.poisoned:
             change.why = f"every job fails on {verdict.host}"
         elif key not in again:
@@ -94,10 +94,13 @@ def _failed(plan: Plan, cover: Cover) -> dict[str, Job]:
     return {k: j for k, j in found.items() if j is not None and j.word not in ("REPLACED", SETTLING)}
 
 
-def _verdicts(profile: Profile, failed: dict[str, Job]) -> dict[Element, Verdict]:
-    """Why each job failed. One sacct tells the states of all their steps, where Slurm keeps accounts."""
+def _verdicts(profile: Profile, failed: dict[str, Job]) -> tuple[dict[Element, Verdict], set[str]]:
+    """Why each job failed, and the stages that raised something (others of a job only waited for them).
+
+    One sacct tells the states of all their steps, where Slurm keeps accounts.
+    """
     if not failed:
-        return {}
+        return {}, set()
     from hpc.cluster.failures import evidence
     from hpc.cluster.failures.causes import classify
 
@@ -110,9 +113,9 @@ def _verdicts(profile: Profile, failed: dict[str, Job]) -> dict[Element, Verdict
     def steps(job: Job) -> list[str]:
         return states.get((names.get(job.element[:2], ""), None if job.single else job.element[2]), [])
 
-    return {
-        e: classify(evidence.of_start(profile.root, *e, slurm=job.word, steps=steps(job))) for e, job in jobs.items()
-    }
+    seen = {e: evidence.of_start(profile.root, *e, slurm=job.word, steps=steps(job)) for e, job in jobs.items()}
+    raised = {str(row["key"]) for found in seen.values() for row in found.failures if "key" in row}
+    return {e: classify(found) for e, found in seen.items()}, raised
 
 
 def _content(profile: Profile, job: Job) -> tuple[Path, dict[str, Any]]:
@@ -129,8 +132,8 @@ def _before(profile: Profile, job: Job) -> Change:
     return replace(change, settings=rescue.changed(path, job.element[2]), why="")
 
 
-def _remedy(profile: Profile, job: Job, verdict: Verdict) -> tuple[Change, str]:
-    """What the next try of a job gets, or why there must be none."""
+def _remedy(profile: Profile, job: Job, verdict: Verdict, raised: set[str]) -> tuple[Change, str]:
+    """What the next try of a job gets, or why there must be none. `raised`: stages that failed themselves."""
     from hpc.cluster import rescue
 
     path, content = _content(profile, job)
@@ -146,7 +149,7 @@ def _remedy(profile: Profile, job: Job, verdict: Verdict) -> tuple[Change, str]:
     elif verdict.cure == "elsewhere" and verdict.host:
         change.exclude = sorted({*change.exclude, verdict.host})
     elif verdict.cure == "micro_batch":
-        smaller = rescue.smaller(path, job.element[2])
+        smaller = rescue.smaller(path, job.element[2], raised & set(job.stages))
         if not smaller:
             return change, f"{verdict.words}; its batches cannot be smaller"
         change.settings = {**change.settings, **smaller}
@@ -166,7 +169,7 @@ def _full(root: Path) -> str:
 
 
 def _twice(profile: Profile, key: str, exception: str) -> bool:
-    """True if the last attempt at a stage ended with `exception`, and an earlier one of the same code did too."""
+    """True if the last attempt at a stage ended with `exception`, an earlier one did too, and the code is the same."""
     if not exception:
         return False
     from hpc.cluster.failures.causes import Evidence, classify
@@ -178,7 +181,7 @@ def _twice(profile: Profile, key: str, exception: str) -> bool:
             about = files.read_json(attempt / "attempt.json") if (attempt / "attempt.json").exists() else {}
             raised = classify(Evidence(logs=[], failures=failures)).exception if failures else ""
             found.append((about.get("code", ""), raised))
-    return bool(found) and found[-1][1] == exception and found.count(found[-1]) >= 2
+    return bool(found) and found[-1] == (artifact.code()["digest"], exception) and found.count(found[-1]) >= 2
 
 
 def _poisoned(profile: Profile, failed: dict[str, Job], verdicts: dict[Element, Verdict]) -> set[str]:

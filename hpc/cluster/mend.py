@@ -9,6 +9,7 @@ It runs `afterany` on all jobs of its submission. Clusters whose nodes may not c
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 import uuid
@@ -25,6 +26,8 @@ from hpc.errors import ArtifactError, ClusterError
 
 ROUNDS = 3
 """How often menders of one sweep submit failed jobs again."""
+COMES = 3
+"""How often a mender that Slurm does not let submit goes back to the queue."""
 PAUSES_S = (10.0, 30.0, 60.0, 120.0)
 """Waits between tries where Slurm, or another submit, does not let it."""
 
@@ -116,11 +119,16 @@ def mend(plan: Plan, profile: Profile, rounds: int) -> int:
 
 def _come_again() -> int:
     """Give the job back to the queue: nobody mends the mender."""
-    if int(os.environ.get("SLURM_RESTART_COUNT", 0)) >= ROUNDS or "SLURM_JOB_ID" not in os.environ:
-        print("hpc: the mender gives up; hpc submit does the same", flush=True)
-        return 1
-    requeue.scontrol("requeue", os.environ["SLURM_JOB_ID"])
-    time.sleep(60)  # Slurm ends this process meanwhile
+    if int(os.environ.get("SLURM_RESTART_COUNT", 0)) < COMES and "SLURM_JOB_ID" in os.environ:
+        for pause_s in PAUSES_S:
+            try:
+                if not requeue.scontrol("requeue", os.environ["SLURM_JOB_ID"]).returncode:
+                    time.sleep(60)  # Slurm ends this process meanwhile
+                    break
+            except (subprocess.TimeoutExpired, FileNotFoundError) as error:
+                print(f"hpc: {error}", flush=True)
+            time.sleep(pause_s)
+    print("hpc: the mender gives up; hpc submit does the same", flush=True)
     return 1
 
 

@@ -28,7 +28,7 @@ from hpc.cluster.shift import RESTART, Shift, document, now, read
 MAX_TRIES = 3
 """Starts in one allocation for causes that leave no exception to compare."""
 FINAL = (requeue.LEFT, RESTART)
-"""Exit codes that ask for nothing: the job left, or the local runner starts it again."""
+"""Exit codes that ask for no judgement: the job left, or asks to be started again."""
 HALVES = {"train": "micro_batch", "generate": "engine_batch"}
 """What a stage halves when the GPU is full; neither changes results (both are `how`)."""
 
@@ -44,10 +44,8 @@ def main() -> int:
     fate = _fate(shift)
     asked = options.code == RESTART and "SLURM_JOB_ID" in os.environ  # the ranks found no scontrol; this shell may
     cure = judge(shift, options.code) if fate == "untouched" and not asked else "stop"
-    if (fate == "stopping" or (asked and fate != "over")) and not requeue.scontrol(
-        "requeue", shift.slurm_job
-    ).returncode:
-        _wait_for_the_end()
+    if fate == "stopping" or (asked and fate != "over"):
+        _go_back(shift)
     if cure == "elsewhere":
         problem = requeue.elsewhere(shift, this_node())
         print(f"hpc: requeued away from {this_node()}" if not problem else f"hpc: not requeued: {problem}")
@@ -157,6 +155,17 @@ def _fate(shift: Shift) -> str:
     if "JobState=" in shown and "JobState=RUNNING" not in shown:
         return "over"
     return "untouched" if requeue.untouched(shown) or not shown else "stopping"
+
+
+def _go_back(shift: Shift) -> None:
+    """Requeue a job that Slurm is about to stop; as often as the profile's max_restarts allows."""
+    if shift.restart >= shift.document["max_restarts"]:
+        return
+    try:
+        if not requeue.scontrol("requeue", shift.slurm_job).returncode:
+            _wait_for_the_end()
+    except (subprocess.TimeoutExpired, FileNotFoundError) as error:
+        print(f"hpc: not requeued, hpc submit resumes it: {error}", flush=True)
 
 
 def _wait_for_the_end() -> bool:

@@ -19,26 +19,30 @@ SRUN = ["srun", "--unbuffered", "--kill-on-bad-exit=1", "--wait=0", "--cpu-bind=
 keeps its own cores (without it, ranks of a node wander over all of them and share caches and memory channels badly)."""
 
 
+JOB = """\
+HPC_JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+HPC_JOB=${HPC_JOB:-$SLURM_JOB_ID}  # one element has the bare id of its whole array"""
 LEAVE = """\
 leave() {  # a node where not even the setup or Python works would eat a whole array: once, go elsewhere
     code=$?
     case "$code ${HPC_TRY:+started}" in "0 "* | *" started") [ $code -eq 126 ] || [ $code -eq 127 ] || return ;; esac
     [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || return
     trap '' TERM  # the requeue tells this shell too
-    scontrol requeue "$SLURM_JOB_ID" && scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=${SLURMD_NODENAME}AVOIDED"
+    scontrol requeue "$HPC_JOB" && scontrol update "JobId=$HPC_JOB" "ExcNodeList=${SLURMD_NODENAME}AVOIDED"
     sleep 60
 }
 trap leave EXIT"""
+"""Looks at how a batch script ends. Exit codes 126 and 127: the shell found no command to run."""
 DEAF = 'bash -c \'trap "" TERM USR2; exec "$@"\' -'
-"""A warning that comes while Python still starts would kill the rank, and Slurm would see a failed job. Nothing is to
-be saved yet, so it is not heard; a signal that is ignored stays so over exec, until the worker takes it."""
+"""A warning that comes while Python (or a container) still starts would kill the rank, and Slurm would see a failed
+job. Nothing is to be saved yet, so it is not heard; an ignored signal stays so over exec, until the worker takes it."""
+OUTLIVE = "trap : TERM  # a requeue tells this shell too; it must outlive the ranks, which save and leave"
 OUTSIDE = f"""\
 outside() {{  # a container has no scontrol: the worker in it asks for a requeue by its exit code
     [ "$1" -eq {RESTART} ] || exit "$1"
-    scontrol show job "$SLURM_JOB_ID" -o | grep -q JobState=RUNNING && scontrol requeue "$SLURM_JOB_ID" && sleep 60
+    scontrol show job "$HPC_JOB" -o | grep -q JobState=RUNNING && scontrol requeue "$HPC_JOB" && sleep 60
     exit "$1"
 }}"""
-"""Ends every batch script. Exit codes 126 and 127: the shell found no command to run."""
 
 
 def line(python: str, module: str, *arguments: str | Path) -> str:
@@ -60,10 +64,12 @@ def body(place: Place, profile: Profile, logs: str, python: str, arguments: str,
     worker = f"{line(python, 'worker')} {arguments}"
     if place.container:
         # the batch shell is outside the container and may have no Python of ours: the mender looks at failures
-        return f"export HPC_TRY=0\n{srun} {contained(place.container, profile)} {worker} || outside $?"
+        inside = contained(place.container, profile)
+        ranks = f"{inside} {DEAF}" if profile.container_with == "pyxis" else f"{DEAF} {inside}"
+        return f"{OUTLIVE}\nexport HPC_TRY=0\n{srun} {ranks} {worker} || outside $?"
     return "\n".join(
         [
-            "trap : TERM  # a requeue tells this shell too; it must outlive the ranks, which save and leave",
+            OUTLIVE,
             "export HPC_TRY=0",
             f"until {srun} {DEAF} {worker}",
             "do",
@@ -168,6 +174,7 @@ def setup(kind: str, profile: Profile, code: Path | None = None, avoided: str = 
     return [
         f'echo "{head}"',
         "unset HPC_TRY  # a submission from inside a job hands it down",
+        *JOB.splitlines(),
         *LEAVE.replace("AVOIDED", f",{avoided}" if avoided else "").splitlines(),
         *(OUTSIDE.splitlines() if profile.place(kind).container else []),
         "set -e",

@@ -95,16 +95,17 @@ def submit(
             cover = look(plan, profile)
             for key in gone:  # its job is done, and what it published is gone: nobody makes it now
                 cover.live.pop(key, None)
-        if rounds >= mend.ROUNDS:  # only what never ran is still submitted
-            judgement.held |= {k: f"{rounds} rounds of the mender: {c.why}" for k, c in judgement.changes.items()}
+        if rounds >= mend.ROUNDS:  # only what did not fail itself is still submitted
+            tried = {k: c.why for k, c in judgement.changes.items() if c.why}
+            judgement.held |= {k: f"{rounds} rounds of the mender: {why}" for k, why in tried.items()}
         submission = ledgers.new_submission()
         result = Submission(plan["name"], submission, profile.name, dry_run, len(cover.published), len(cover.live))
         result.held = judgement.held
         jobs = pieces.todo(plan, profile, cover, judgement.changes, judgement.held, judgement.poisoned)
         result.changed = {t.stages[0]["key"]: t.change.why for t in jobs if t.change.why}
-        jobs, result.later = _room(jobs, profile)
+        jobs, result.later = (jobs, 0) if dry_run else _room(jobs, profile)
         groups = pieces.group(jobs, submission, cover, profile.max_array_size)
-        if not groups and not result.later:
+        if not groups and not (result.later and _mends(profile)):
             return result
         code = snapshot.take(profile.root)
         rows = [jobfile.write(plan, profile, submission, g, code) for g in groups]

@@ -31,7 +31,8 @@ def submission(result: dict[str, Any], x: str) -> str:
     held = [f"  {key} is not tried again: {why}" for key, why in [*result["held"].items()][:SHOWN]]
     if held:
         held.append(f"next: hpc why {x} tells more; hpc submit {x} --again failed tries them all the same")
-    later = [f"  {result['later']} more job(s) follow when the queue has room (max_submit)"] * bool(result["later"])
+    follow = "follow when the queue has room" if result["mender"] else "wait: hpc submit again when the queue has room"
+    later = [f"  {result['later']} more job(s) {follow} (max_submit)"] * bool(result["later"])
     mender = [f"  mender: {result['mender']}"] * bool(result["mender"])
     if not result["arrays"]:
         return "\n".join([f"nothing to submit now: {there}", *mender, *later, *held, f"next: hpc status {x}"])

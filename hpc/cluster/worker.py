@@ -3,7 +3,7 @@
     python -P -u -m hpc.cluster.worker JOBFILE [--index N]
 
 For each stage: skip if published, claim an attempt, find the inputs, run the stage's function, publish. Exit codes: 0
-done (or requeued), 1 a stage failed, 4 another attempt has taken over, 75 (local) start me again, 87 hung.
+done (or requeued), 1 a stage failed, 4 another attempt has taken over, 5 another rank died, 75 start me again, 87 hung.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hpc import files
+from hpc import artifact, files
 from hpc.cluster import rescue
 from hpc.cluster.cover import Cover, Job
 from hpc.cluster.judge import judge
@@ -33,12 +33,14 @@ class Field:
         piece = Piece(f"{kind}-0", kind, "judged.train-0.SUB", str(self.jobfile), rows)
         Ledger(root).intend(Intent("SUB", "judged", "slurm", "slurm", [piece]))
 
-    def fail(self, index, host, kind="RuntimeError", message="told to fail", word="FAILED", code="c1", attempt=1):
+    def fail(self, index, host, kind="RuntimeError", message="told to fail", word="FAILED", code="", attempt=1):
         key = self.plan.key(f"j{index}")
         start = f"9.0.{attempt - 1}"
         folder = self.root / "work" / self.kind / key / str(attempt)
         about = {"submission": "SUB", "piece": f"{self.kind}-0", "index": index, "job_id": "9", "restart": 0}
-        files.write_json(folder / "attempt.json", {**about, "try": attempt - 1, "code": code})
+        files.write_json(
+            folder / "attempt.json", {**about, "try": attempt - 1, "code": code or artifact.code()["digest"]}
+        )
         if kind:
             row = {"type": kind, "message": message, "traceback": f"{kind}: {message}", "key": key, "host": host}
             row |= {"at": "2026-01-01T00:00:00Z", "rank": 0, "job": f"{self.kind}-0.{index}.{start}"}
@@ -96,7 +98,8 @@ def test_new_code_is_a_new_chance(field):
     found.fail(0, "h100-01")
     key = found.fail(0, "h100-01", attempt=2)
     assert key in found.judge().held
-    found.fail(0, "h100-01", attempt=2, code="c2")
+    found.fail(0, "h100-01", code="older")
+    found.fail(0, "h100-01", attempt=2, code="older")
     assert key in found.judge().changes
     assert key in found.judge(again=[key]).changes
 
@@ -132,7 +135,7 @@ def test_a_full_gpu_halves_the_stage_that_failed_and_no_other(field, tmp_path):
     files.write_json(found.jobfile, found.document)
     assert rescue.smaller(found.jobfile, 0, {second["key"]}) == {second["key"]: {"engine_batch": 8}}
     key = found.fail(0, "h100-01", kind="torch.OutOfMemoryError", message=OOM)
-    assert found.judge(mender=True).changes[key].settings[key] == {"engine_batch": 128}
+    assert found.judge(mender=True).changes[key].settings == {key: {"engine_batch": 128}}
 
 
 def test_a_cancelled_job_is_left_by_the_mender_and_resumed_by_a_user(field):

@@ -69,8 +69,8 @@ def test_a_plain_grade_job():
 @pytest.mark.parametrize(
     "tool, wrapped",
     [
-        ("pyxis", "--container-image=lab/hpc:1 --container-mounts=/scratch/me:/scratch/me,/models:/models python"),
-        ("apptainer", "apptainer exec --nv --bind /scratch/me:/scratch/me,/models:/models lab/hpc:1 python"),
+        ("pyxis", "--container-image=lab/hpc:1 --container-mounts=/scratch/me:/scratch/me,/models:/models"),
+        ("apptainer", "apptainer exec --nv --bind /scratch/me:/scratch/me,/models:/models lab/hpc:1"),
     ],
 )
 def test_a_container_wraps_the_worker(tool, wrapped):
@@ -78,7 +78,10 @@ def test_a_container_wraps_the_worker(tool, wrapped):
         "slurm", container="lab/hpc:1", container_with=tool, roots=["/scratch/me"], mounts=["/models:/models"]
     )
     lines = script.body(profile.place("train"), profile, "/logs/", "python", "/jobs/a.json", None)
-    assert f"{wrapped} -P -u -m hpc.cluster.worker /jobs/a.json" in lines
+    deaf = 'bash -c \'trap "" TERM USR2; exec "$@"\' -'
+    ranks = f"{wrapped} {deaf}" if tool == "pyxis" else f"{deaf} {wrapped}"
+    assert f"{ranks} python -P -u -m hpc.cluster.worker /jobs/a.json || outside $?" in lines
+    assert subprocess.run(["bash", "-n"], input=lines, text=True).returncode == 0
 
 
 def test_caches_umask_and_offline_jobs():

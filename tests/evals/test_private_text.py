@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -67,7 +68,7 @@ def test_partial_samples_are_deleted_once_all_are_written(tmp_path, monkeypatch,
         raise KeyboardInterrupt
 
     monkeypatch.setattr(generating, "_generate", generate)
-    monkeypatch.setattr(generating, "open_engine", lambda setup: None)
+    monkeypatch.setattr(generating, "open_engine", lambda setup: SimpleNamespace())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(generating, "_write", killed)
         generating.run(attempt())

@@ -12,7 +12,7 @@ import pytest
 
 from hpc.cluster import queue
 from hpc.cluster.ledger import Ledger
-from hpc.cluster.status import status, wait
+from hpc.cluster.status import cancel, status, wait
 from hpc.cluster.submit import submit
 
 pytestmark = pytest.mark.slurm
@@ -162,3 +162,19 @@ def test_a_queue_full_of_others_leaves_only_a_mender_that_looks_again(toys, ther
     assert submit(plan.document(), there).jobs == 1
     queue.cancel([sent.mender])
     assert finish(plan, there)["totals"] == {"published": 1}
+
+
+def test_an_element_that_leaves_its_node_takes_no_sibling_along(toys, there, attempts_of):
+    """The element that is started last has the bare id of the whole array as its own."""
+    plan = toys("siblings")
+    for i in range(3):
+        plan.job("train-0", i, (f"t{i}", [], {"seconds": 0.5, "steps": 12}))
+    fails = '[ "$SLURM_ARRAY_TASK_ID" != 2 ] || [ "${SLURM_RESTART_COUNT:-0}" != 0 ]'
+    submit(plan.document(), replace(there, setup=[fails]))
+    done = lambda: [p.parent.name for p in there.root.glob("artifacts/toy/*/DONE")]  # noqa: E731
+    until(lambda: {plan.key("t0"), plan.key("t1")} <= set(done()), 60)
+    counts = attempts_of(plan, there.root)
+    assert (counts["t0"], counts["t1"]) == ((1, 1), (1, 1))
+    shown = queue.run(["squeue", "-h", "-r", "-o", "%K %T %r"])
+    assert "2 PENDING BeginTime" in shown, shown
+    cancel(plan.document(), there)
