@@ -1,6 +1,7 @@
 """The judgement over failed jobs, on records as workers leave them: what changes, what is held, which node is left."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -144,3 +145,12 @@ def test_a_cancelled_job_is_left_by_the_mender_and_resumed_by_a_user(field):
     assert "cancelled" in found.judge(mender=True).held[key]
     assert key in found.judge().changes and not found.judge().changes[key].why
     assert json.dumps(found.document)  # nothing of it was changed
+
+
+def test_a_full_disk_is_tried_again_only_when_there_is_room(field, monkeypatch):
+    found = field()
+    key = found.fail(0, "h100-01", kind="OSError", message="[Errno 28] No space left on device: 'states.bin'")
+    monkeypatch.setattr("hpc.cluster.judge.shutil.disk_usage", lambda root: SimpleNamespace(total=2**40, free=2**30))
+    assert "1.00 GiB of 1024.00 GiB are free" in found.judge(mender=True).held[key]
+    monkeypatch.setattr("hpc.cluster.judge.shutil.disk_usage", lambda root: SimpleNamespace(total=2**40, free=2**39))
+    assert found.judge(mender=True).changes[key].why.startswith("no_space")
