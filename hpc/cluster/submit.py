@@ -90,11 +90,7 @@ def submit(
         cover = _settled(plan, profile, dry_run)
         judgement = judge.judge(plan, profile, cover, again=again, mender=mender)
         if judgement.rebuild and not dry_run:
-            gone = mend.set_aside(profile, judgement.rebuild)
-            plan = mend.with_makers(plan, profile, gone)
-            cover = look(plan, profile)
-            for key in gone:  # its job is done, and what it published is gone: nobody makes it now
-                cover.live.pop(key, None)
+            plan, cover = _rebuilding(plan, profile, judgement.rebuild)
         if rounds >= mend.ROUNDS:  # only what did not fail itself is still submitted
             tried = {k: c.why for k, c in judgement.changes.items() if c.why}
             judgement.held |= {k: f"{rounds} rounds of the mender: {why}" for k, why in tried.items()}
@@ -123,6 +119,16 @@ def submit(
             return result
         time.sleep(random.uniform(0.2, 2.0))  # two that met must not meet again
     raise _busy(profile, f"{ROUNDS} times another one began at the same moment")
+
+
+def _rebuilding(plan: Plan, profile: Profile, inputs: list[dict[str, str]]) -> tuple[Plan, Cover]:
+    """Plan and cover once `inputs` that are gone or damaged have been put back on the plan."""
+    gone = mend.set_aside(profile, inputs)
+    plan = mend.with_makers(plan, profile, gone)
+    cover = look(plan, profile)
+    for key in gone:  # its job is done, and what it published is gone: nobody makes it now
+        cover.live.pop(key, None)
+    return plan, cover
 
 
 def _mends(profile: Profile) -> bool:
