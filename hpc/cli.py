@@ -393,7 +393,9 @@ def _plan(x: str, overrides: list[str] | None, profile: Profile) -> dict[str, An
     from hpc.plan import document
 
     return document.document(
-        document.make(_load(x, overrides), profile.all_roots, profile.node_gpus or document.GPUS_PER_NODE)
+        document.make(
+            _load(x, overrides), profile.all_roots, profile.node_gpus or document.GPUS_PER_NODE, profile=profile
+        )
     )
 
 

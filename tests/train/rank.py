@@ -44,18 +44,18 @@ def signalled(job: dict[str, Any], rank: int) -> Iterator[None]:
     """Within, this process signals itself when it asks for the batch of step `at_step`, if it is `rank` (or all)."""
     from hpc.train.batches import Batches
 
-    plain = Batches.micros
+    plain = Batches.rows_of
 
-    def micros(self: Batches, step: int, mine: int) -> Any:
+    def rows_of(self: Batches, step: int, mine: int) -> Any:
         if step == job.get("at_step") and mine == job.get("rank", mine):
             os.kill(os.getpid(), signal.Signals[job["signal"]])
         return plain(self, step, mine)
 
-    Batches.micros = micros  # type: ignore[method-assign]
+    Batches.rows_of = rows_of  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Batches.micros = plain  # type: ignore[method-assign]
+        Batches.rows_of = plain  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -1,0 +1,99 @@
+"""What every `auto` of the train settings came to on this machine, and why: printed before the first step.
+
+The arithmetic is the plan's (hpc/plan/layouts.py); here it gets the GPUs that the job really has and the lengths of
+the examples that it really trains on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hpc.plan import machine
+from hpc.recipe.schema import Train
+from hpc.train import attention
+from hpc.train.attention import Kernel
+from hpc.train.ranks import Team
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from hpc.plan.shapes import Shape
+
+ROW_ON_CPU = 8192
+"""Tokens of a packed row where no GPU's memory sets them."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Settings of this run, all of them *how*; `reasons` says for each where it comes from."""
+
+    offload: Literal["none", "optimizer", "all"]
+    offload_ratio: float
+    sequence_parallel: int
+    row_tokens: int
+    checkpointing: Literal["none", "selective", "full", "offloaded"]
+    loss_chunk: int
+    kernel: Kernel
+    reasons: tuple[str, ...]
+
+
+def choose(settings: Train, form: PretrainedConfig, shape: Shape, tokens: Sequence[int], team: Team) -> Choices:
+    """Resolve the settings.
+
+    Args:
+        form, shape: the model's configuration, as transformers and as the plan read it.
+        tokens: length of every example.
+    """
+    head_width = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
+    kernel, why = attention.choose(settings.attention, team.device, head_width)
+    if team.device.type == "cuda":
+        return _on_gpus(settings, shape, tokens, team, kernel, why)
+    return _on_cpus(settings, tokens, kernel, why)
+
+
+def machine_of(team: Team) -> machine.Machine:
+    """The GPUs and hosts of this job, as this rank sees its own."""
+    import torch
+
+    gpu = torch.cuda.get_device_properties(team.device)
+    return machine.seen(
+        gpu.name,
+        gpus=team.world_size,
+        gpus_per_node=min(team.world_size, torch.cuda.device_count()),
+        gpu_memory_bytes=gpu.total_memory,
+        host_memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def _on_cpus(settings: Train, tokens: Sequence[int], kernel: Kernel, why: str) -> Choices:
+    asked, zero = settings, settings.zero
+    offload = "none" if zero.offload == "auto" else zero.offload
+    row = max(ROW_ON_CPU, *tokens) if asked.row_tokens == "auto" else asked.row_tokens
+    shared = 1 if asked.sequence_parallel == "auto" else asked.sequence_parallel
+    kept = {"auto": "none", "offloaded": "full"}.get(asked.activation_checkpointing, asked.activation_checkpointing)
+    ratio = 1.0 if zero.offload_ratio == "auto" else zero.offload_ratio
+    reasons = (
+        f"attention {kernel}: {why}",
+        f"offload {offload}: the CPU's memory is the device's",
+        f"rows of up to {row} tokens, shared by {shared} rank(s); activation checkpointing {kept}",
+    )
+    return Choices(offload, ratio, shared, row, kept, asked.loss_chunk, kernel, reasons)
+
+
+def _on_gpus(settings: Train, shape: Shape, tokens: Sequence[int], team: Team, kernel: Kernel, why: str) -> Choices:
+    from hpc.plan import layouts
+
+    found = layouts.choose(shape, settings, tokens, machine_of(team))
+    return Choices(
+        found.offload,
+        found.offload_ratio,
+        found.sequence_parallel,
+        found.row_tokens,
+        found.activation_checkpointing,
+        found.loss_chunk,
+        kernel,
+        (f"attention {kernel}: {why}", *found.reasons),
+    )
