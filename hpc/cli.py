@@ -42,12 +42,27 @@ Smoke = Annotated[bool, typer.Option("--smoke", help="the short test of every di
 
 
 @app.command()
-def show(x: Name, overrides: Overrides = None, as_json: Json = False) -> None:
+def show(
+    x: Name,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    example: Annotated[
+        int | None, typer.Option("--example", metavar="N", min=0, help="training example N with its mask, from 0")
+    ] = None,
+    on: On = None,
+) -> None:
     """Print a recipe resolved: every key, its value, and where it came from. A second name compares two."""
     from hpc.recipe import show as showing
 
     others = [o for o in overrides or [] if "=" not in o]
     sweep = _load(x, [o for o in overrides or [] if "=" in o])
+    if example is not None:
+        from rich.console import Console
+
+        from hpc.train import example as looking
+
+        found = looking.view(sweep, example, _profile(on).all_roots)
+        return _print_json(looking.document(found)) if as_json else looking.show(found, Console())
     if len(others) > 1:
         raise HpcError("show compares two", where="command line", why=", ".join([x, *others]), next="name two at most")
     if others:
@@ -59,6 +74,7 @@ def show(x: Name, overrides: Overrides = None, as_json: Json = False) -> None:
         rows_of_first = showing.rows(sweep.runs[0].recipe, showing.origins(sweep, sweep.runs[0]))
         _emit([vars(row) for row in rows_of_first], False, ["key", "value", "kind", "origin", "doc"])
         typer.echo(f"{len(sweep.runs)} run(s): {', '.join(run.name for run in sweep.runs[:20])}")
+    return None
 
 
 @app.command()

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hpc import files
 from hpc.artifact import Superseded, Work
 from hpc.errors import StageError
+from hpc.train import mends
 from hpc.train.ranks import Team
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ SHARE = 0.02
 """Share of the time that saving may take where the cadence is automatic."""
 LEAST_S, MOST_S = 300.0, 3600.0
 """Bounds of the automatic interval: a minute more of lost work is cheap, an hour on many GPUs is not."""
+ALIKE = ({1, 2}, {3})
+"""Stages of ZeRO whose checkpoints can be converted into each other's; those of stage 0 need no conversion."""
+TURN_S = 10.0
+"""How long the other ranks wait for a conversion at a time."""
 SPARE = 1.1
 """Room that a checkpoint wants, in sizes of the one before."""
 
@@ -67,8 +73,11 @@ class Cadence:
 
 
 def layout(zero_stage: int, offload: str, world_size: int) -> dict[str, int | str]:
-    """What decides how a checkpoint is cut into shards; `offload` is the one that `auto` came to."""
-    return {"world_size": world_size, "zero_stage": zero_stage, "offload": offload}
+    """What decides how a checkpoint is cut into shards; `offload` is the one that `auto` came to.
+
+    Without ZeRO nothing is cut: one file serves any number of ranks.
+    """
+    return {"world_size": world_size if zero_stage else 1, "zero_stage": zero_stage, "offload": offload}
 
 
 def save(trainer: DeepSpeedEngine, work: Work, team: Team, steps_done: int, form: dict[str, int | str]) -> float:
@@ -105,13 +114,13 @@ def find(work: Work, team: Team, form: dict[str, int | str]) -> Start:
         return Start()
     if same:
         return Start(_step(found), found.parents[1], found)
-    problem = team.agree(_convert(found, work, team) if team.leads else "")
+    problem = _converted(found, work, team, form)
     if problem:
         raise StageError(
             "a checkpoint cannot be converted for this job",
             where=str(found),
             why=problem,
-            next="submit with the former number of GPUs, or delete the checkpoint: training starts over",
+            next="submit with the former number of GPUs and train.zero, or delete the checkpoint: training starts over",
         )
     return Start(_step(found), found.parents[1], work.attempt / "universal" / found.name, universal=True)
 
@@ -124,6 +133,7 @@ def resume(trainer: DeepSpeedEngine, start: Start, team: Team) -> None:
     """
     if start.folder is None:
         return
+    own = mends.hyperparameters(trainer)
     loaded, _ = trainer.load_checkpoint(str(start.folder.parent), tag=start.folder.name, load_lr_scheduler_states=False)
     if loaded is None:
         raise StageError(
@@ -132,6 +142,7 @@ def resume(trainer: DeepSpeedEngine, start: Start, team: Team) -> None:
             why=f"DeepSpeed found no state for rank {team.rank} of {team.world_size} in it; it is marked complete",
             next=f"delete {start.folder} and submit again: training goes on from the checkpoint before it",
         )
+    mends.after_load(trainer, own)
     team.say(f"train: resumed after step {start.step} from {start.folder}")
     if start.universal and team.leads:
         shutil.rmtree(start.folder.parent, ignore_errors=True)  # as large as a checkpoint, and no longer needed
@@ -158,14 +169,31 @@ def _form(folder: Path, like: dict[str, int | str]) -> dict[str, Any]:
     return {name: content.get(name) for name in like}
 
 
-def _convert(found: Path, work: Work, team: Team) -> str:
+def _converted(found: Path, work: Work, team: Team, form: dict[str, int | str]) -> str:
+    """Rank 0 converts; the others wait in short turns: one collective of that length would time out."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_convert, found, work, team, form) if team.leads else None
+        while not team.agree(running is None or running.done()):
+            work.beat()
+            if running is not None:
+                wait([running], TURN_S)
+        return team.agree(running.result() if running is not None else "")
+
+
+def _convert(found: Path, work: Work, team: Team, form: dict[str, int | str]) -> str:
     """Write the universal form of a checkpoint into this attempt; returns what went wrong, or an empty text."""
-    target, former = work.attempt / "universal" / found.name, files.read_json(found / COMPLETE)
+    former = files.read_json(found / COMPLETE)
+    stages = former["zero_stage"], form["zero_stage"]
+    if not any(set(stages) <= alike for alike in ALIKE):
+        return "stage {} of ZeRO saved it, this job has stage {}: DeepSpeed converts 1 and 2 into each other".format(
+            *stages
+        )
     team.say(f"train: {found} was saved by {former}: converting it for this job")
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
-    command += ["--input_folder", str(found), "--output_folder", str(target)]
+    target = Path("universal", found.name)  # relative: the converter takes special characters of a path for patterns
+    command = [sys.executable, "-P", "-m", "deepspeed.checkpoint.ds_to_universal"]
+    command += ["--input_folder", str(found.resolve()), "--output_folder", str(target)]
     command += ["--inject_missing_state"] * (former["zero_stage"] < 3)  # stage 3 needs none, the others want it asked
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=work.attempt)
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return ""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hpc.plan import machine
+from hpc.errors import StageError
+from hpc.plan import machine, shapes
 from hpc.recipe.schema import Train
 from hpc.train import attention
 from hpc.train.attention import Kernel
@@ -20,7 +21,7 @@ from hpc.train.ranks import Team
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from hpc.plan.shapes import Shape
+Checkpointing = Literal["none", "selective", "full", "offloaded"]
 
 ROW_ON_CPU = 8192
 """Tokens of a packed row where no GPU's memory sets them."""
@@ -34,18 +35,23 @@ class Choices:
     offload_ratio: float
     sequence_parallel: int
     row_tokens: int
-    checkpointing: Literal["none", "selective", "full", "offloaded"]
+    checkpointing: Checkpointing
     loss_chunk: int
     kernel: Kernel
     reasons: tuple[str, ...]
 
 
-def choose(settings: Train, form: PretrainedConfig, shape: Shape, tokens: Sequence[int], team: Team) -> Choices:
+def choose(
+    settings: Train, form: PretrainedConfig, shape: shapes.Shape | None, tokens: Sequence[int], team: Team
+) -> Choices:
     """Resolve the settings.
 
     Args:
         form, shape: the model's configuration, as transformers and as the plan read it.
         tokens: length of every example.
+
+    Raises:
+        hpc.errors.HpcError: on GPUs, no layout fits, or the architecture is not known to the plan.
     """
     head_width = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
     kernel, why = attention.choose(settings.attention, team.device, head_width)
@@ -73,7 +79,9 @@ def _on_cpus(settings: Train, tokens: Sequence[int], kernel: Kernel, why: str) -
     offload = "none" if zero.offload == "auto" else zero.offload
     row = max(ROW_ON_CPU, *tokens) if asked.row_tokens == "auto" else asked.row_tokens
     shared = 1 if asked.sequence_parallel == "auto" else asked.sequence_parallel
-    kept = {"auto": "none", "offloaded": "full"}.get(asked.activation_checkpointing, asked.activation_checkpointing)
+    kept: Checkpointing = "none"
+    if asked.activation_checkpointing != "auto":  # offloaded from the CPU's memory to itself: full
+        kept = "full" if asked.activation_checkpointing == "offloaded" else asked.activation_checkpointing
     ratio = 1.0 if zero.offload_ratio == "auto" else zero.offload_ratio
     reasons = (
         f"attention {kernel}: {why}",
@@ -83,10 +91,19 @@ def _on_cpus(settings: Train, tokens: Sequence[int], kernel: Kernel, why: str) -
     return Choices(offload, ratio, shared, row, kept, asked.loss_chunk, kernel, reasons)
 
 
-def _on_gpus(settings: Train, shape: Shape, tokens: Sequence[int], team: Team, kernel: Kernel, why: str) -> Choices:
-    from hpc.plan import layouts
+def _on_gpus(
+    settings: Train, shape: shapes.Shape | None, tokens: Sequence[int], team: Team, kernel: Kernel, why: str
+) -> Choices:
+    from hpc.plan.layouts import choose as best
 
-    found = layouts.choose(shape, settings, tokens, machine_of(team))
+    if shape is None:
+        raise StageError(
+            "no layout can be chosen for this model",
+            where="config.json: model_type",
+            why=f"memory and time are predicted for {', '.join(shapes.DENSE)} only",
+            next="choose a model of these architectures",
+        )
+    found = best(shape, settings, tokens, machine_of(team))
     return Choices(
         found.offload,
         found.offload_ratio,

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from hpc.recipe.schema import Train
-from hpc.train import weights
+from hpc.train import mends, weights
 from hpc.train.batches import Batches
 from hpc.train.choices import Choices
 from hpc.train.learner import Learner
@@ -52,7 +52,7 @@ def build(
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    _restore_linear()
+    mends.restore_linear()
     config = deepspeed_config(settings, batches, choices, form, device=team.device.type)
     if universal:
         config["checkpoint"] = {"load_universal": True}
@@ -65,7 +65,8 @@ def build(
     trainer, *_ = deepspeed.initialize(
         model=learner, optimizer=optimizer, model_parameters=groups if optimizer is None else None, config=config
     )
-    _keep_norm(trainer)
+    mends.keep_norm(trainer)
+    mends.save_all_states(trainer)
     return trainer
 
 
@@ -109,8 +110,14 @@ def checkpoint_activations(network: PreTrainedModel, kind: str) -> None:
         return
     settings: dict[str, Any] = {"use_reentrant": False}
     if kind == "selective":
+        mends.hide_gathering()
         settings["context_fn"] = _keep_products
     network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings, offload=kind == "offloaded")
+
+
+def zero_stage(settings: Train) -> int:
+    """The stage of ZeRO: in bf16 at least 1, since without ZeRO DeepSpeed keeps no fp32 weights beside the others."""
+    return max(settings.zero.stage, int(settings.dtype == "bf16"))
 
 
 def layer_params(form: PretrainedConfig) -> int:
@@ -133,7 +140,7 @@ def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[s
     """Buckets follow the layers: one layer is fetched ahead and one is reduced behind."""
     bucket = min(max(layer, LEAST_BUCKET), MOST_BUCKET)
     zero: dict[str, Any] = {
-        "stage": settings.zero.stage,
+        "stage": zero_stage(settings),
         "overlap_comm": on_gpu,
         "contiguous_gradients": on_gpu,
         "reduce_bucket_size": bucket,
@@ -151,23 +158,6 @@ def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[s
     if choices.offload == "all":
         zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
     return zero
-
-
-def _restore_linear() -> None:
-    """Undo what an engine before this one in the same process has left: ZeRO-3 replaces torch's linear for good."""
-    from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses as Replaced
-
-    torch.nn.functional.linear = getattr(Replaced, "linear_bk", torch.nn.functional.linear)
-
-
-def _keep_norm(trainer: DeepSpeedEngine) -> None:
-    """Without ZeRO and in fp32 DeepSpeed clips gradients and forgets their norm: clip here, and keep it."""
-
-    def clip() -> None:
-        norm = torch.nn.utils.clip_grad_norm_(trainer.module.parameters(), trainer.gradient_clipping())
-        trainer._global_grad_norm = float(norm)
-
-    trainer.clip_fp32_gradients = clip
 
 
 def _own_adam(choices: Choices, device: str) -> bool:

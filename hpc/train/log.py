@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpc import track
@@ -106,7 +107,7 @@ class Log:
 
 def _bar(num_steps: int, first: int) -> Progress:
     columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
-    bar = Progress(*columns, TimeRemainingColumn(), transient=False)
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
     bar.add_task("train", total=num_steps, completed=first, loss=math.nan)
     bar.start()
     return bar

@@ -11,7 +11,7 @@ import torch
 
 from hpc.artifact import Work
 from hpc.recipe.schema import Train
-from hpc.train import checkpoint
+from hpc.train import checkpoint, mends
 from hpc.train.attention import Bounds, Kernel
 from hpc.train.batches import Batches, Row
 from hpc.train.log import Log
@@ -73,13 +73,15 @@ def run_step(trainer: DeepSpeedEngine, run: Run, cadence: checkpoint.Cadence, st
     """One optimizer step over one global batch: (its loss, was any rank asked to stop, is a checkpoint due)."""
     work, team = run.work, run.team
     torch.manual_seed(_draw(work.seed, step, team.rank))  # dropout, where a model has it, survives restarts unchanged
-    _set_lr(trainer, learning_rate(work.config, step, run.batches.num_steps))
+    mends.set_lr(trainer, learning_rate(work.config, step, run.batches.num_steps))
     total = torch.zeros((), dtype=torch.float64, device=team.device)
     passes = len(run.batches.passes(step))
     for number, row in enumerate(run.meter.waiting(run.batches.rows_of(step, team.rank))):
         trainer.set_gradient_accumulation_boundary(number == passes - 1)
         loss = trainer(*run.inputs(row))
-        trainer.backward(loss, scale_wrt_gas=False)
+        # a clone: without ZeRO, and under ZeRO-1 in bf16, DeepSpeed would divide by the number of passes all the same
+        # where it gets the very tensor that its forward returned
+        trainer.backward(loss.clone(), scale_wrt_gas=False)
         total += loss.detach()
         work.beat()
     trainer.step()
@@ -97,11 +99,6 @@ def learning_rate(settings: Train, step: int, num_steps: int) -> float:
     progress = (step - warmup) / max(1, num_steps - warmup)
     share = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}
     return settings.min_lr + (settings.lr - settings.min_lr) * share[settings.schedule]
-
-
-def _set_lr(trainer: DeepSpeedEngine, lr: float) -> None:
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = lr
 
 
 def _grad_norm(trainer: DeepSpeedEngine) -> float:

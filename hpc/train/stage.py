@@ -51,7 +51,7 @@ def run(work: Work) -> dict[str, Any]:
         assert chosen is not None
         learner.check(form, max(tokens), chosen.loss_chunk)
         batches = _batches(work, rows, chosen, shape, team)
-        zero_form = checkpoint.layout(settings.zero.stage, chosen.offload, team.world_size)
+        zero_form = checkpoint.layout(engine.zero_stage(settings), chosen.offload, team.world_size)
         start = checkpoint.find(work, team, zero_form)
         trainer = engine.build(settings, batches, chosen, model, form, team, seed=work.seed, universal=start.universal)
         checkpoint.resume(trainer, start, team)

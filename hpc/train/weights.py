@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,6 @@ from hpc.train import attention
 from hpc.train.text import ModelReference
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
 INDEX = "model.safetensors.index.json"
@@ -71,29 +68,42 @@ def dtype_of(settings: Train) -> torch.dtype:
 
 def _sharded(model: ModelReference, form: PretrainedConfig, settings: Train) -> PreTrainedModel | None:
     """The network with each rank's own slices; None if the files are no safetensors under the network's own names."""
-    from transformers import AutoModelForCausalLM
+    from safetensors import safe_open
 
     files = _files(model)
     if not files:
         return None
-    empty = AutoModelForCausalLM.from_config(form, dtype=dtype_of(settings), attn_implementation=attention.NAME)
-    names = dict(_parameters(empty))
+    empty = _empty(form, settings)
+    names = dict(empty.named_parameters())  # of tied ones the first name, under which files keep them
     if not set(names) <= set(files):
         return None
-    with ExitStack() as opened:
-        handles: dict[Path, Any] = {}
-        for name, parameter in names.items():
-            if files[name] not in handles:
-                from safetensors import safe_open
-
-                handles[files[name]] = opened.enter_context(safe_open(files[name], framework="pt"))
-            _copy_slice(handles[files[name]].get_slice(name), parameter)
+    by_file: dict[Path, list[str]] = {}
+    for name in names:
+        by_file.setdefault(files[name], []).append(name)
+    for file, held in by_file.items():  # one file at a time: what was read of it stays in memory until it is closed
+        with safe_open(file, framework="pt") as handle:
+            for name in held:
+                stored = handle.get_slice(name)
+                if list(names[name].ds_shape) != stored.get_shape():
+                    raise _misfit(file, name, list(names[name].ds_shape), stored.get_shape())
+                _copy_slice(stored, names[name])
     return empty
 
 
-def _parameters(empty: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter once; of tied ones the first name, under which files keep them."""
-    return empty.named_parameters(remove_duplicate=True)
+def _empty(form: PretrainedConfig, settings: Train) -> PreTrainedModel:
+    """The network, cut while it is built; transformers would now draw its weights, gathering each: they are read."""
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import deepspeed as integration
+
+    draw = integration.initialize_weights_zero3
+    integration.initialize_weights_zero3 = lambda network: None
+    try:
+        empty: PreTrainedModel = AutoModelForCausalLM.from_config(
+            form, dtype=dtype_of(settings), attn_implementation=attention.NAME
+        )
+    finally:
+        integration.initialize_weights_zero3 = draw
+    return empty
 
 
 def _copy_slice(stored: Any, parameter: Any) -> None:
@@ -103,7 +113,6 @@ def _copy_slice(stored: Any, parameter: Any) -> None:
     width = math.prod(sizes[1:])
     first = min(kept.numel() * torch.distributed.get_rank(), math.prod(sizes))
     last = min(first + kept.numel(), math.prod(sizes))
-    assert list(parameter.ds_shape) == sizes, f"{list(parameter.ds_shape)} in the network, {sizes} in the file"
     if last == first:
         return
     top = first // width
@@ -155,6 +164,15 @@ def _whole(model: ModelReference, settings: Train) -> PreTrainedModel:
     except OSError as error:
         raise _unloadable(model, error) from error
     return found
+
+
+def _misfit(file: Path, name: str, wanted: list[int], found: list[int]) -> StageError:
+    return StageError(
+        "the model's weights do not fit its configuration",
+        where=f"{file}: {name}",
+        why=f"config.json asks for {wanted}, the file has {found}",
+        next="fetch the model again, or repair its config.json",
+    )
 
 
 def _unloadable(model: ModelReference, error: Exception) -> StageError:

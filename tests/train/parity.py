@@ -1,7 +1,7 @@
 """One rank of many trainings in a row, each compared with the textbook's: `python tests/train/parity.py CASES OUT`.
 
-CASES: [{name, model, settings}]. OUT (from rank 0): for each how far losses, gradients, norms and weights are from those
-of tests/train/reference.py, and a digest of their bits. Rank and peers come from SLURM_PROCID and SLURM_NTASKS.
+CASES: [{name, model, settings}]. OUT (from rank 0): for each how far losses, gradients, norms and weights are from
+those of tests/train/reference.py, and a digest of their bits. The rank comes from SLURM_PROCID and SLURM_NTASKS.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +23,13 @@ from reference import Course
 
 from hpc.plan import shapes
 from hpc.recipe.schema import Train, Zero
-from hpc.train import choices, engine, export, loop, measure, ranks, weights
+from hpc.train import choices, engine, export, loop, measure, mends, ranks, weights
 from hpc.train.batches import Batches, Layout
 from hpc.train.checkpoint import Cadence
 from hpc.train.pack import Cost
 from hpc.train.text import ModelReference
+
+ZERO = engine._zero
 
 
 def settings_of(case: dict[str, Any]) -> Train:
@@ -34,8 +37,20 @@ def settings_of(case: dict[str, Any]) -> Train:
     return Train(**{**case["settings"], "zero": Zero(**case["settings"].get("zero", {}))})
 
 
-def run(case: dict[str, Any], team: ranks.Team) -> tuple[Course, list[list[Any]]]:
-    """Train as the stage does, with the gradients of every step gathered; and the batches it was trained on."""
+def thin(*arguments: Any) -> dict[str, Any]:
+    """ZeRO's settings for a model of which no weight is small: every weight is gathered, used and released again."""
+    small = {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 5000, "reduce_bucket_size": 5000}
+    return {**ZERO(*arguments), **small, "stage3_max_live_parameters": 10000, "stage3_max_reuse_distance": 10000}
+
+
+def leave_first(trainer: Any) -> None:
+    """Let DeepSpeed believe that the first part of the states is left on a GPU, as a partial offload does there."""
+    trainer.optimizer.subgroup_to_device[0] = "gpu"
+    mends.save_all_states(trainer)
+
+
+def run(case: dict[str, Any], team: ranks.Team) -> tuple[Course, Batches]:
+    """Train as the stage does, with the gradients of every step gathered; and the batches."""
     settings, model = settings_of(case), ModelReference(case["model"])
     form, rows = weights.shape(model), reference.documents()
     chosen = choices.choose(settings, form, shapes.read(Path(model.name)), [len(row.ids) for row in rows], team)
@@ -55,12 +70,15 @@ def run(case: dict[str, Any], team: ranks.Team) -> tuple[Course, list[list[Any]]
         loss_average=settings.loss_average,
         layout=layout,
     )
+    engine._zero = thin if case.get("thin") else ZERO
+    engine._own_adam = lambda *_: case.get("own_adam", False)  # type: ignore[assignment]
+    chosen = replace(chosen, offload_ratio=0.5 if case.get("partly") else 1.0)
     trainer = engine.build(settings, batches, chosen, model, form, team, seed=0)
+    if case.get("partly"):
+        leave_first(trainer)
     work: Any = SimpleNamespace(config=settings, seed=0, key="parity", beat=lambda: None)
     sharers = engine.sharers(team, chosen.sequence_parallel)
-    going = loop.Run(
-        work, team, batches, ranks.Stop(), measure.Meter(batches, team, None), chosen.kernel, sharers, {}
-    )
+    going = loop.Run(work, team, batches, ranks.Stop(), measure.Meter(batches, team, None), chosen.kernel, sharers, {})
     course = Course()
     watch(trainer, course)
     for step in range(batches.num_steps):
@@ -68,7 +86,7 @@ def run(case: dict[str, Any], team: ranks.Team) -> tuple[Course, list[list[Any]]
         course.norms.append(loop._grad_norm(trainer))
     course.weights = export.gather(trainer, team, torch.float32)
     trainer.destroy()
-    return course, [batches.members(step) for step in range(batches.num_steps)]
+    return course, batches
 
 
 def watch(trainer: Any, course: Course) -> None:
@@ -98,7 +116,7 @@ def compare(course: Course, plain: Course) -> dict[str, Any]:
         "gradient": max(apart),
         "weight": max(moved),
         "bits": digest(course),
-        "norm_bits": [norm.hex() for norm in course.norms],
+        "norms": course.norms,
         "losses": course.losses,
     }
 
@@ -118,13 +136,23 @@ def main() -> None:
     for case in cases:
         began = time.monotonic()
         course, batches = run(case, team)
-        if team.leads:
-            settings = settings_of(case)
-            same = (case["model"], settings.loss_average, settings.grad_clip, settings.epochs)
-            if same not in plain:
-                plain[same] = reference.train(Path(case["model"]), batches, settings)
-            found.append({"name": case["name"], **compare(course, plain[same]), "seconds": time.monotonic() - began})
         gc.collect()
+        if not team.leads:
+            continue
+        settings, steps = settings_of(case), range(batches.num_steps)
+        same = (case["model"], settings.loss_average, settings.grad_clip, settings.lr)
+        if same not in plain:
+            mends.restore_linear()  # torch's, not DeepSpeed's
+            plain[same] = reference.train(Path(case["model"]), [batches.members(s) for s in steps], settings)
+        found.append(
+            {
+                "name": case["name"],
+                "passes": [len(batches.passes(step)) for step in steps],
+                "seconds": round(time.monotonic() - began, 1),
+                **compare(course, plain[same]),
+            }
+        )
+        print(found[-1]["name"], found[-1]["seconds"], file=sys.stderr, flush=True)
     if team.leads:
         Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")
 

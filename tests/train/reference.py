@@ -1,4 +1,4 @@
-"""Training as a textbook has it, to compare ours with: one process, one document at a time, torch and transformers only.
+"""Training as a textbook has it, for comparison: one process, one document at a time, torch and transformers alone.
 
 No DeepSpeed, no packing, transformers' eager attention, torch's cross-entropy and AdamW, transformers' schedules.
 """
@@ -38,8 +38,8 @@ class Course:
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def documents(number: int = 14) -> list[Rendered]:
-    """Documents of random tokens; 14 of them make batches of 6, 6 and 2."""
+def documents(number: int = 22) -> list[Rendered]:
+    """Documents of random tokens; 22 of them make batches of 10, 10 and 2."""
     draw = random.Random(3)
     sizes = [SIZES[n % len(SIZES)] for n in range(number)]
     return [

@@ -40,6 +40,7 @@ class Engine:
         self.loaded: list[str] = []
         self.saved: list[str] = []
         self.found: str | None = "states"
+        self.optimizer = SimpleNamespace(param_groups=[], state={})
 
     def load_checkpoint(self, folder: str, tag: str, **_: Any) -> tuple[str | None, dict[str, Any]]:
         self.loaded.append(f"{Path(folder).parent.name}/{tag}")
