@@ -87,7 +87,8 @@ def after_load(trainer: DeepSpeedEngine, own: Hyperparameters) -> None:
     """Put right what loading a checkpoint leaves.
 
     A universal checkpoint gives all groups the weight decay of the first under ZeRO-3, and all parts of the states one
-    tensor as their step, which then counts once for each part. Under partial offload the second optimizer gets nothing.
+    tensor as their step, which then counts once for each part. Under partial offload the second optimizer gets nothing
+    but a parameter of the first one's, which both would step.
 
     Args:
         own: the hyperparameters from before the load.
@@ -96,6 +97,8 @@ def after_load(trainer: DeepSpeedEngine, own: Hyperparameters) -> None:
     for group, values in zip(inner.param_groups, own, strict=True):
         group.update(values)
     for optimizer in second:
+        for group in optimizer.param_groups:
+            group["params"] = []
         for parameter in _left_on_gpu(trainer):
             optimizer.state[parameter] = inner.state[parameter]
     for optimizer in (inner, *second):
