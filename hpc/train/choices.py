@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from hpc.errors import StageError
 from hpc.plan import machine, shapes
 from hpc.recipe.schema import Train
-from hpc.train import attention
+from hpc.train import attention, ulysses
 from hpc.train.attention import Kernel
 from hpc.train.ranks import Team
 
@@ -51,13 +51,18 @@ def choose(
         tokens: length of every example.
 
     Raises:
-        hpc.errors.HpcError: on GPUs, no layout fits, or the architecture is not known to the plan.
+        hpc.errors.HpcError: the ranks or heads cannot be shared out as asked, number formats do not go together, no
+            layout fits the GPUs, or the architecture is not known to the plan.
     """
     head_width = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
     kernel, why = attention.choose(settings.attention, team.device, head_width)
-    if team.device.type == "cuda":
-        return _on_gpus(settings, shape, tokens, team, kernel, why)
-    return _on_cpus(settings, tokens, kernel, why)
+    _check_formats(settings)
+    on_gpu = team.device.type == "cuda"
+    found = (
+        _on_gpus(settings, shape, tokens, team, kernel, why) if on_gpu else _on_cpus(settings, tokens, kernel, why)
+    )
+    _check_sharing(form, found.sequence_parallel, team.world_size)
+    return found
 
 
 def machine_of(team: Team) -> machine.Machine:
@@ -82,13 +87,12 @@ def _on_cpus(settings: Train, tokens: Sequence[int], kernel: Kernel, why: str) -
     kept: Checkpointing = "none"
     if asked.activation_checkpointing != "auto":  # offloaded from the CPU's memory to itself: full
         kept = "full" if asked.activation_checkpointing == "offloaded" else asked.activation_checkpointing
-    ratio = 1.0 if zero.offload_ratio == "auto" else zero.offload_ratio
     reasons = (
         f"attention {kernel}: {why}",
         f"offload {offload}: the CPU's memory is the device's",
         f"rows of up to {row} tokens, shared by {shared} rank(s); activation checkpointing {kept}",
     )
-    return Choices(offload, ratio, shared, row, kept, asked.loss_chunk, kernel, reasons)
+    return Choices(offload, 1.0, shared, row, kept, asked.loss_chunk, kernel, reasons)
 
 
 def _on_gpus(
@@ -114,3 +118,25 @@ def _on_gpus(
         kernel,
         (f"attention {kernel}: {why}", *found.reasons),
     )
+
+
+def _check_sharing(form: PretrainedConfig, size: int, world_size: int) -> None:
+    heads, keys = form.num_attention_heads, getattr(form, "num_key_value_heads", form.num_attention_heads)
+    sizes = [n for n in range(1, world_size + 1) if world_size % n == 0 and ulysses.fits(heads, keys, n)]
+    if size not in sizes:
+        raise StageError(
+            f"{size} ranks cannot share a row",
+            where="train.sequence_parallel",
+            why=f"the job has {world_size} ranks, the model {heads} query heads and {keys} key heads",
+            next=f"set it to auto, or to one of {', '.join(map(str, sizes))}",
+        )
+
+
+def _check_formats(settings: Train) -> None:
+    if settings.state_dtype == "bf16" and settings.dtype != "bf16":
+        raise StageError(
+            "states cannot be coarser than the weights they are for",
+            where="train.state_dtype",
+            why=f"it is bf16, train.dtype is {settings.dtype}",
+            next="set both to bf16, or train.state_dtype to fp32",
+        )
