@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench import Absent
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
@@ -53,10 +55,16 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the benchmarks named on the command line, or all."""
+    """Run the benchmarks named on the command line, or all that this machine can run."""
     for name in sys.argv[1:] or names():
-        path = run(name)
-        print(f"{path}\n{path.read_text()}")
+        try:
+            path = run(name)
+        except Absent as absent:
+            if sys.argv[1:]:
+                sys.exit(f"error: {absent}")
+            print(f"{name}: left out: {absent}")
+        else:
+            print(f"{path}\n{path.read_text()}")
 
 
 if __name__ == "__main__":

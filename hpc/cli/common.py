@@ -39,7 +39,9 @@ def plan(x: str, overrides: list[str] | None, profile: Profile) -> dict[str, Any
     from hpc.plan import document
 
     return document.document(
-        document.make(load(x, overrides), profile.all_roots, profile.node_gpus or document.GPUS_PER_NODE)
+        document.make(
+            load(x, overrides), profile.all_roots, profile.node_gpus or document.GPUS_PER_NODE, profile=profile
+        )
     )
 
 

@@ -5,7 +5,7 @@ hpc plan sweeps/mini.yaml
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,13 +13,26 @@ from hpc.cli import common
 from hpc.cli.common import Json, Name, On, Overrides
 from hpc.errors import HpcError
 
+if TYPE_CHECKING:
+    from hpc.recipe.sweep import Sweep
 
-def show(x: Name, overrides: Overrides = None, as_json: Json = False) -> None:
+
+def show(
+    x: Name,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    example: Annotated[
+        int | None, typer.Option("--example", metavar="N", min=0, help="training example N with its mask, from 0")
+    ] = None,
+    on: On = None,
+) -> None:
     """Print a recipe resolved: every key, its value, and where it came from. A second name compares two."""
     from hpc.recipe import show as showing
 
     others = [o for o in overrides or [] if "=" not in o]
     sweep = common.load(x, [o for o in overrides or [] if "=" in o])
+    if example is not None:
+        return _show_example(sweep, example, on, as_json)
     if len(others) > 1:
         raise HpcError("show compares two", where="command line", why=", ".join([x, *others]), next="name two at most")
     if others:
@@ -31,6 +44,18 @@ def show(x: Name, overrides: Overrides = None, as_json: Json = False) -> None:
         rows_of_first = showing.rows(sweep.runs[0].recipe, showing.origins(sweep, sweep.runs[0]))
         common.emit([vars(row) for row in rows_of_first], False, ["key", "value", "kind", "origin", "doc"])
         typer.echo(f"{len(sweep.runs)} run(s): {', '.join(run.name for run in sweep.runs[:20])}")
+    return None
+
+
+def _show_example(sweep: Sweep, example: int, on: str | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    from hpc.train import example as looking
+
+    found = looking.view(sweep, example, common.find_profile(on).all_roots)
+    if as_json:
+        return common.print_json(looking.document(found))
+    return looking.show(found, Console())
 
 
 def plan(

@@ -90,6 +90,8 @@ class Profile:
     gpu_flag: Literal["gpus-per-node", "gres"] = how("gpus-per-node", "the sbatch option that asks for GPUs")
     gpu_memory_gib: float | None = how(None, "memory of one GPU in GiB, for predictions")
     gpu_tflops: float | None = how(None, "dense bf16 peak of one GPU in TFLOP/s, for predictions")
+    gpu_link_gb_s: float | None = how(None, "rate of a GPU to the others of its node in GB/s, for predictions")
+    node_link_gb_s: float | None = how(None, "rate of a GPU to those of other nodes in GB/s, for predictions")
     node_memory_gib: float | None = how(None, "host memory of one node in GiB, for predictions")
     usd_per_gpu_hour: float | None = how(None, "price of one GPU for one hour, for predictions")
     su_per_gpu_hour: float | None = how(None, "service units that one GPU costs for one hour, where the site counts so")

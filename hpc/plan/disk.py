@@ -2,10 +2,9 @@
 
     hpc plan X        the line "disk"
 
-A training publishes its weights (2 bytes a parameter in bf16, 4 in fp32) and keeps the last KEEP checkpoints of its
-optimizer until `hpc gc` (hpc/train/checkpoint.py); while it saves there is one more. A checkpoint holds the fp32 master
-weights and the two moments of Adam, below ZeRO 3 also the weights. Examples, completions and grades are small beside
-that and not counted.
+A training publishes its weights (2 bytes a parameter in bf16, 4 in fp32) and keeps the last `keep_checkpoints` of its
+optimizer until `hpc gc`; while it saves there is one more. A checkpoint holds the master weights and the two moments of
+Adam, below ZeRO 3 also the weights. Examples, completions and grades are small beside that and not counted.
 """
 
 from __future__ import annotations
@@ -13,26 +12,26 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hpc import files
-from hpc.plan import room
+from hpc.plan import room, shapes
 from hpc.plan.graph import Stage
 from hpc.plan.hub import Need
-from hpc.recipe import names
+from hpc.plan.shapes import Shape
 
 EXPORT_BYTES = {"bf16": 2, "fp32": 4}
 """Bytes per parameter of a published model."""
-STATE_BYTES = 12
-"""Bytes per parameter of one checkpoint: master weights, mean and variance in fp32. Below ZeRO 3 the weights in the
-training dtype come on top. Measured on 0.6M parameters: ZeRO 3 12.0 (bf16, fp32), ZeRO 1 14.0 (bf16), 16.0 (fp32)."""
+STATE_BYTES = {"fp32": 12, "bf16": 6}
+"""Bytes per parameter of one checkpoint: master weights, mean and variance. Below ZeRO 3 the weights in the training
+dtype come on top. Measured on 0.6M parameters: ZeRO 3 12.0 (bf16, fp32), ZeRO 1 14.0 (bf16), 16.0 (fp32)."""
+KEEP = 2
+"""Checkpoints that a plan of older settings keeps."""
 HEADER_BYTES = 100_000_000
 """The longest header that the safetensors format allows."""
-DENSE = ("llama", "qwen2", "qwen3", "mistral")
-"""Architectures whose parameters follow from config.json alone."""
 
 
 def predict(stages: dict[str, Stage], to_make: Iterable[str]) -> dict[str, Any]:
@@ -49,16 +48,16 @@ def predict(stages: dict[str, Stage], to_make: Iterable[str]) -> dict[str, Any]:
             known[start] = parameters(stage, stages)
     sizes = {stage.key: known[files.canonical(stage.inputs["model"])] for stage in trainings}
     unknown = sorted({_origin(s, stages) for s in trainings if sizes[s.key] is None})
-    keep = int(names.constant(names.HOME / "train/checkpoint.py", "KEEP"))
+    most = max((s.config.get("keep_checkpoints", KEEP) for s in trainings), default=KEEP)
     models = sum((sizes[s.key] or 0) * EXPORT_BYTES[s.config["dtype"]] for s in trainings)
-    states = sum((sizes[s.key] or 0) * _state_bytes(s) * _saved(s, keep) for s in trainings)
+    states = sum((sizes[s.key] or 0) * state_bytes(s.config) * _saved(s) for s in trainings)
     return {
         "peak_bytes": None if unknown else models + states,
         "models_bytes": models,
         "checkpoints_bytes": states,
         "trainings": len(trainings),
         "unknown": unknown,
-        "how": f"predicted: each training leaves its weights and {keep} + 1 optimizer checkpoints, all at once",
+        "how": f"predicted: each training leaves its weights and {most} + 1 optimizer checkpoints, all at once",
     }
 
 
@@ -86,12 +85,25 @@ def line(disk: dict[str, Any]) -> str:
 
 
 def parameters(stage: Stage, stages: dict[str, Stage]) -> int | None:
-    """Parameters of the model that a training starts from; None if neither its weights nor its shape are here."""
+    """Parameters of the model that a training starts from; None if neither its weights nor its shape are known."""
     source = stage.inputs["model"]
     if "key" in source:
         return parameters(stages[source["key"]], stages) if source["key"] in stages else None
     folder = _folder(source)
-    return _count(folder) if folder else None
+    counted = _count(folder) if folder else None
+    if counted is None and (known := shape(stage, stages)) is not None:
+        return known.params
+    return counted
+
+
+def shape(stage: Stage, stages: Mapping[str, Stage]) -> Shape | None:
+    """The shape of the model that a training starts from: its config.json's, else the table's; None if unknown."""
+    source = stage.inputs["model"]
+    if "key" in source:
+        return shape(stages[source["key"]], stages) if source["key"] in stages else None
+    folder = _folder(source)
+    found = _configured(folder) if folder else None
+    return found or (shapes.named(source["ref"]) if "ref" in source else None)
 
 
 def _origin(stage: Stage, stages: dict[str, Stage]) -> str:
@@ -101,14 +113,15 @@ def _origin(stage: Stage, stages: dict[str, Stage]) -> str:
     return source.get("ref", "").removesuffix("@main") or source.get("path") or f"train {source.get('key')}"
 
 
-def _state_bytes(stage: Stage) -> int:
-    whole = stage.config["zero"]["stage"] == 3
-    return STATE_BYTES + (0 if whole else EXPORT_BYTES[stage.config["dtype"]])
+def state_bytes(config: Mapping[str, Any]) -> int:
+    """Bytes per parameter of one checkpoint under the settings of a train stage."""
+    whole = config["zero"]["stage"] == 3
+    return STATE_BYTES[config.get("state_dtype", "fp32")] + (0 if whole else EXPORT_BYTES[config["dtype"]])
 
 
-def _saved(stage: Stage, keep: int) -> int:
+def _saved(stage: Stage) -> int:
     """Checkpoints of one training: the last ones and one in the making; one, at a stop, where it saves none."""
-    return keep + 1 if stage.config.get("save_every_steps") else 1
+    return int(stage.config.get("keep_checkpoints", KEEP)) + 1 if stage.config.get("save_every_steps") else 1
 
 
 def _folder(source: dict[str, str]) -> Path | None:
@@ -154,15 +167,13 @@ def _elements(path: Path) -> int:
 
 
 def _from_config(folder: Path) -> int | None:
-    """Parameters of a dense decoder: embeddings (once if tied), and per layer attention, gated MLP and norms."""
-    shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if shape.get("model_type") not in DENSE:
+    found = shapes.read(folder)
+    return None if found is None else found.params
+
+
+@cache
+def _configured(folder: Path) -> Shape | None:
+    try:
+        return shapes.read(folder)
+    except (OSError, ValueError, KeyError):  # absent, torn, or of another make: not known
         return None
-    hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
-    width = shape.get("head_dim") or hidden // heads
-    queries, keys = heads * width, shape.get("num_key_value_heads", heads) * width
-    bias = queries + 2 * keys if shape["model_type"] == "qwen2" else 0
-    norms = 2 * hidden + (2 * width if shape["model_type"] == "qwen3" else 0)
-    layer = hidden * (2 * queries + 2 * keys) + bias + 3 * hidden * shape["intermediate_size"] + norms
-    tables = 1 if shape.get("tie_word_embeddings") else 2
-    return int(shape["vocab_size"] * hidden * tables + shape["num_hidden_layers"] * layer + hidden)

@@ -9,15 +9,18 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpc import artifact, files
 from hpc.evals import stats
-from hpc.plan import disk, hub
+from hpc.plan import disk, forecast, hub
 from hpc.plan import jobs as jobbing
 from hpc.plan.graph import Graph, Keys, Stage
 from hpc.recipe import schema
 from hpc.recipe.sweep import Run, Sweep
+
+if TYPE_CHECKING:
+    from hpc.cluster.profile import Profile
 
 GPUS_PER_NODE = 8
 """Assumed where no profile says otherwise."""
@@ -36,6 +39,7 @@ class Plan:
     arrays: list[jobbing.Array]
     gpus_per_node: int = GPUS_PER_NODE
     notes: list[str] = field(default_factory=list)
+    profile: Profile | None = None
 
 
 def make(
@@ -43,11 +47,13 @@ def make(
     roots: Sequence[Path] = (),
     gpus_per_node: int = GPUS_PER_NODE,
     cut: Callable[[schema.Recipe], schema.Recipe] | None = None,
+    profile: Profile | None = None,
 ) -> Plan:
     """The plan of `sweep`: every stage with its key and state, and the jobs for those that no root has published.
 
     Args:
         cut: changes the recipes that the runs refer to.
+        profile: the cluster that time, memory and cost are predicted for; None predicts nothing.
     """
     graph = Graph(cut)
     keys = {run.name: graph.add(run.base, run.recipe, run.seeds, sweep.path) for run in sweep.runs}
@@ -62,7 +68,7 @@ def make(
     }
     made = jobbing.jobs([s for s in graph.stages.values() if s.key in needed], gpus_per_node)
     arrays = jobbing.arrays(made)
-    plan = Plan(sweep, graph, keys, states, published, made, arrays, gpus_per_node)
+    plan = Plan(sweep, graph, keys, states, published, made, arrays, gpus_per_node, profile=profile)
     plan.notes = [*_equal_runs(sweep.runs, keys), *_idle_sizes(plan)]
     return plan
 
@@ -87,7 +93,7 @@ def _needed(graph: Graph, published: dict[str, Path]) -> set[str]:
 
 
 def document(plan: Plan) -> dict[str, Any]:
-    """The plan as plain JSON; hours, memory and dollars are null until they are predicted."""
+    """The plan as plain JSON; hours, memory and dollars are null where they are not predicted."""
     stages = [_stage(plan, s) for s in plan.graph.stages.values()]
     made = {
         "name": plan.sweep.name,
@@ -101,7 +107,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "arrays": [vars(array) for array in plan.arrays],
         "notes": plan.notes,
         "report": plan.sweep.report,
-        "totals": _totals(plan),
+        "totals": {**_totals(plan), **forecast.totals(stages, [key for job in plan.jobs for key in job.stages])},
     }
     # repositories whose commit is not known here: not pinned in the recipe, and not fetched into the cache
     return {**made, "unpinned": [need.title for need in hub.needs(made) if need.revision == "main"]}
@@ -125,6 +131,8 @@ def _run(run: Run, keys: Keys) -> dict[str, Any]:
 
 def _stage(plan: Plan, stage: Stage) -> dict[str, Any]:
     shape = jobbing.shape(stage.resources, stage.stage, plan.gpus_per_node)
+    profile, graph = plan.profile, plan.graph
+    told = forecast.of(stage, graph.stages, plan.published, profile, shape["nodes"]) if profile else None
     return {
         "stage": stage.stage,
         "key": stage.key,
@@ -135,9 +143,7 @@ def _stage(plan: Plan, stage: Stage) -> dict[str, Any]:
         "num_runs": len(stage.runs),
         "gpus": shape["gpus"],
         "nodes": shape["nodes"],
-        "hours": None,
-        "memory_gib_per_gpu": None,
-        "usd": None,
+        **forecast.columns(told),
         "made_by": _made_by(plan, stage.key),
         "config": stage.config,
         "what": stage.what,
@@ -187,8 +193,6 @@ def _totals(plan: Plan) -> dict[str, Any]:
         "jobs": len(plan.jobs),
         "arrays": len(plan.arrays),
         "disk": disk.predict(plan.graph.stages, [key for job in plan.jobs for key in job.stages]),
-        "gpu_hours": None,
-        "usd": None,
     }
 
 

@@ -49,7 +49,8 @@ def plan(sweep: Sweep, profile: Profile) -> dict[str, Any]:
     shorten = partial(shortened, questions=_questions(sweep))
     runs = [dataclasses.replace(r, recipe=shorten(r.recipe)) for r in sweep.runs]
     gpus = profile.node_gpus or planning.GPUS_PER_NODE
-    whole = planning.make(dataclasses.replace(sweep, runs=runs), profile.all_roots, gpus, shorten)
+    cut = dataclasses.replace(sweep, runs=runs)
+    whole = planning.make(cut, profile.all_roots, gpus, shorten, profile=profile)
     document = planning.document(whole)
     needed = choose.closure(document, distinct(whole.graph))
     chosen, covered = [], set[str]()

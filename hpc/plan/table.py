@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hpc.evals import stats
-from hpc.plan import disk
+from hpc.plan import disk, outlook
 
 SHOWN = 40
 """Rows of a table; the rest is counted. --json has all of them."""
@@ -34,6 +34,8 @@ def show(plan: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     if line := disk.line(totals["disk"]):
+        console.print(escape(line), highlight=False)
+    for line in outlook.lines(plan):
         console.print(escape(line), highlight=False)
 
 

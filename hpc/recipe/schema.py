@@ -20,9 +20,9 @@ def what(default: Any, doc: str, *, late: bool = False, least: float | None = No
     return _field(default, {"kind": "what", "doc": doc, "late": late, "least": least})
 
 
-def how(default: Any, doc: str, *, least: float | None = None) -> Any:
-    """A field that changes only the way to the same result. `least`: smallest value."""
-    return _field(default, {"kind": "how", "doc": doc, "late": False, "least": least})
+def how(default: Any, doc: str, *, least: float | None = None, older: dict[Any, Any] | None = None) -> Any:
+    """A field that changes only the way to the same result. `least`: smallest value; `older`: values once in use."""
+    return _field(default, {"kind": "how", "doc": doc, "late": False, "least": least, "older": older or {}})
 
 
 def _field(default: Any, metadata: dict[str, Any]) -> Any:
@@ -66,7 +66,12 @@ class Zero:
 
     stage: int = how(3, "0 replicates; 1 shards optimizer states, 2 also gradients, 3 also parameters")
     offload: Literal["auto", "none", "optimizer", "all"] = how(
-        "auto", "what lives in host memory: optimizer states, or parameters too; auto decides by memory"
+        "auto", "what lives in host memory: optimizer states and gradients, or parameters too; auto decides by memory"
+    )
+    offload_ratio: float | Literal["auto"] = how(
+        "auto",
+        "share of the optimizer states in host memory where they are offloaded, 0 to 1; auto = as few as fit",
+        least=0,
     )
 
 
@@ -91,13 +96,39 @@ class Train:
     loss_average: Literal["sample", "token"] = what(
         "token", "every sample of a batch weighs the same (s1, Sky-T1), or every trained token does"
     )
-    dtype: Literal["bf16", "fp32"] = what("bf16", "number format of forward and backward; optimizer states are fp32")
+    dtype: Literal["bf16", "fp32"] = what("bf16", "number format of forward and backward")
+    state_dtype: Literal["fp32", "bf16"] = what(
+        "fp32", "number format of master weights and optimizer states; bf16 halves their memory", late=True
+    )
     init: Literal["pretrained", "random"] = what("pretrained", "start from the model's weights, or draw them anew")
     edition: str = what("", "any text; another text makes another artifact from the same settings")
     zero: Zero = how(Zero, "DeepSpeed ZeRO")
-    micro_batch: int = how(1, "examples per rank in one forward pass", least=1)
-    activation_checkpointing: bool = how(False, "recompute activations in the backward pass to save memory")
-    save_every_steps: int = how(0, "steps between checkpoints to resume from; 0 saves none", least=0)
+    pack: bool = how(True, "examples are packed without padding into rows; false computes them `micro_batch` at a time")
+    row_tokens: int | Literal["auto"] = how(
+        "auto",
+        "most tokens of one packed row (one forward pass of the ranks that share it); auto = as memory allows",
+        least=1,
+    )
+    micro_batch: int = how(1, "examples per rank in one forward pass, where they are not packed", least=1)
+    sequence_parallel: int | Literal["auto"] = how(
+        "auto", "ranks that share a row (Ulysses); auto = as few as fit and balance best", least=1
+    )
+    activation_checkpointing: Literal["auto", "none", "selective", "full", "offloaded"] = how(
+        "auto",
+        "recompute in the backward pass: nothing, cheap parts of every layer, whole layers, or whole layers from "
+        "inputs in host memory; auto = as little as fits",
+        older={True: "full", False: "none"},
+    )
+    loss_chunk: int = how(
+        1024, "positions whose logits exist at once in the loss; 0 computes all at once, as Hugging Face does", least=0
+    )
+    attention: Literal["auto", "sdpa", "varlen", "flash"] = how("auto", "kernel of attention")
+    save_every_steps: int | Literal["auto"] = how(
+        "auto",
+        "steps between checkpoints to resume from; 0 saves none, auto follows the time that saving takes",
+        least=0,
+    )
+    keep_checkpoints: int = how(2, "newest checkpoints that are kept", least=1)
     log_every_steps: int = how(10, "steps between lines in metrics.jsonl", least=1)
 
 

@@ -35,7 +35,8 @@ def build(kind: type[T], tree: dict[str, Any], *, key: str = "", where: str = ""
                 why=nearest(str(name), hints),
                 next=f"hpc show lists every key with its meaning; correct or remove {name}",
             )
-    docs = _docs(typing.cast(Any, kind))
+    docs, older = _docs(typing.cast(Any, kind)), _older(typing.cast(Any, kind))
+    tree = {n: _renewed(older[n], v) if n in older else v for n, v in tree.items()}
     values = {n: _value(hints[n], v, _dotted(key, n), where, docs[n]) for n, v in tree.items()}
     for name, least in _bounds(typing.cast(Any, kind)).items():
         value = values.get(name)
@@ -78,6 +79,18 @@ def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
 @cache
 def _docs(kind: type) -> dict[str, str]:
     return {f.name: f.metadata.get("doc", "") for f in _fields(kind)}
+
+
+@cache
+def _older(kind: type) -> dict[str, dict[Any, Any]]:
+    """Values once in use with what they mean today, of the fields that have some."""
+    return {f.name: f.metadata["older"] for f in _fields(kind) if f.metadata.get("older")}
+
+
+def _renewed(older: dict[Any, Any], value: Any) -> Any:
+    """`value`, or what it means today; 1 is not true here."""
+    known = isinstance(value, bool | str) and value in older
+    return older[value] if known else value
 
 
 @cache

@@ -1,6 +1,6 @@
-"""Which examples form which global batch, and which rank computes which of them.
+"""Which examples form which global batch, and which rank computes which part of them.
 
-Membership follows from (seed, epoch, example id) alone: not from the file's order, the ranks, or a restart.
+Membership follows from (seed, epoch, example id) alone: not from the file's order, the ranks, packing, or a restart.
 """
 
 from __future__ import annotations
@@ -9,25 +9,67 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from hpc.train.loss import token_weights
+from hpc.train import pack
 from hpc.train.text import Rendered
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FILLER = Rendered("", [0, 0], 2)
-"""A row without loss. It keeps ranks in step: under ZeRO-3 every rank must run every forward and backward pass."""
+FILLER_TOKENS = 2
+"""Length of a document without loss. It keeps ranks in step: under ZeRO-3 every rank must run every pass."""
 
 
 @dataclass(frozen=True)
-class Micro:
-    """One forward pass of one rank: ids_BL padded on the right, weights_BL (0 on prompts, padding and fillers)."""
+class Layout:
+    """How a batch is laid out over ranks (all of it *how*: the gradient does not depend on it).
+
+    Attributes:
+        world_size: ranks of the job.
+        sharing: ranks that share one row (sequence parallelism); divides world_size.
+        packed: whole rows of up to row_tokens; else rows of `micro_batch` examples.
+        row_tokens: most tokens of a packed row.
+        micro_batch: examples per row where not packed.
+        cost: what a document costs, for balance.
+    """
+
+    world_size: int = 1
+    sharing: int = 1
+    packed: bool = True
+    row_tokens: int = 32768
+    micro_batch: int = 1
+    cost: pack.Cost = field(default_factory=pack.Cost)
+
+    @property
+    def groups(self) -> int:
+        """Rows that are computed at the same time."""
+        return self.world_size // self.sharing
+
+    def passes(self, tokens: Sequence[int]) -> list[pack.Pass]:
+        """The forward passes over documents of these lengths."""
+        if self.packed:
+            return pack.pack(tokens, self.groups, self.row_tokens, self.cost)
+        return pack.singly(tokens, self.groups, self.micro_batch)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one rank computes in one pass: a packed row, or its share of the row's positions.
+
+    Attributes:
+        ids_BL, positions_BL: token ids and their positions in their documents; B = 1.
+        targets_N, weights_N: the next token of the document and the weight of its loss; 0 where there is none.
+        edges: where documents begin and end in the whole row.
+    """
 
     ids_BL: Tensor
-    weights_BL: Tensor
+    positions_BL: Tensor
+    targets_N: Tensor
+    weights_N: Tensor
+    edges: tuple[int, ...]
 
 
 class Batches:
@@ -35,8 +77,6 @@ class Batches:
 
     Attributes:
         num_steps: optimizer steps in all: ceil(epochs x steps_per_epoch); the last batch of an epoch may be smaller.
-        micro_batch: rows per rank and forward pass, lowered where a rank's share is smaller.
-        micro_steps: forward passes per rank and step, the same on all ranks and in all steps.
     """
 
     def __init__(
@@ -47,23 +87,20 @@ class Batches:
         epochs: float,
         seed: int,
         loss_average: Literal["sample", "token"],
-        world_size: int,
-        micro_batch: int,
+        layout: Layout,
     ) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.loss_average, self.world_size = loss_average, world_size
+        self.loss_average, self.layout = loss_average, layout
         self.steps_per_epoch = math.ceil(len(rows) / batch_size)
         self.num_steps = math.ceil(epochs * self.steps_per_epoch)
-        share = math.ceil(min(batch_size, len(rows)) / world_size)
-        self.micro_batch = min(micro_batch, share)
-        self.micro_steps = math.ceil(share / self.micro_batch)
         self._epoch: tuple[int, list[int]] = (-1, [])
+        self._planned: dict[int, list[pack.Pass]] = {}
 
     def about(self) -> str:
-        """One line for the log: how a step is made up."""
+        """One line for the log: how steps are made up."""
         return (
-            f"{len(self.rows)} examples, {self.num_steps} steps of {self.batch_size} = {self.world_size} ranks "
-            f"x {self.micro_steps} passes x {self.micro_batch} rows"
+            f"{len(self.rows)} examples, {self.num_steps} steps of {self.batch_size} in up to {self.most_passes} "
+            f"passes over {self.layout.groups} rows; ranks are busy {100 * self.balance:.1f} % of the time"
         )
 
     def members(self, step: int) -> list[Rendered]:
@@ -79,38 +116,78 @@ class Batches:
         return sum(row.trained_tokens for row in self.members(step))
 
     def tokens(self, step: int) -> int:
-        """All tokens of a step's global batch, prompts too, padding not."""
+        """All tokens of a step's global batch, prompts too, fillers not."""
         return sum(len(row.ids) for row in self.members(step))
 
-    def share(self, step: int, rank: int) -> list[list[tuple[Rendered, float]]]:
-        """For each forward pass of `rank`: its (row, weight of each of its trained tokens).
+    def passes(self, step: int) -> list[pack.Pass]:
+        """The forward passes of a step: for each group the examples of its row, as indices into `members`."""
+        if step not in self._planned:
+            self._planned[step] = self.layout.passes([len(row.ids) for row in self.members(step)])
+        return self._planned[step]
 
-        Rows are dealt out in order of length: a pass holds rows of like length on all ranks, so there is little
-        padding and no rank waits long for another.
-        """
+    @cached_property
+    def most_passes(self) -> int:
+        """Forward passes of the step that has most."""
+        return max((len(self.passes(step)) for step in range(self.num_steps)), default=1)
+
+    @cached_property
+    def balance(self) -> float:
+        """Share of the ranks' time that is work, by the cost of their rows, over all steps (predicted)."""
+        work = spent = 0.0
+        for step in range(self.num_steps):
+            tokens = [len(row.ids) for row in self.members(step)]
+            useful = sum(map(self.layout.cost, tokens))
+            work += useful
+            spent += useful / pack.balance(self.passes(step), tokens, self.layout.cost)
+        return work / spent if spent else 1.0
+
+    def rows_of(self, step: int, rank: int) -> Iterator[Row]:
+        """What `rank` computes in each pass of a step, as tensors; as many on every rank."""
+        from hpc.train.loss import token_weights
+
         members = self.members(step)
-        weights = token_weights([row.trained_tokens for row in members], self.loss_average, self.world_size)
-        dealt = sorted(zip(members, weights, strict=True), key=lambda pair: (-len(pair[0].ids), pair[0].id))
-        width = self.world_size * self.micro_batch
-        dealt += [(FILLER, 0.0)] * (width * self.micro_steps - len(dealt))
-        return [dealt[first + rank : first + width : self.world_size] for first in range(0, len(dealt), width)]
-
-    def micros(self, step: int, rank: int) -> Iterator[Micro]:
-        """The forward passes of `rank` in a step, as tensors."""
-        return (collate(pairs) for pairs in self.share(step, rank))
+        weights = token_weights([m.trained_tokens for m in members], self.loss_average, self.layout.world_size)
+        group, place = divmod(rank, self.layout.sharing)
+        for one in self.passes(step):
+            yield lay([(members[i], weights[i]) for i in one[group]], self.layout.sharing, place)
 
 
-def collate(pairs: Sequence[tuple[Rendered, float]]) -> Micro:
-    """Pad rows on the right to one length. Under a causal mask no real position sees padding, so no mask is needed."""
+def lay(documents: Sequence[tuple[Rendered, float]], sharing: int, place: int) -> Row:
+    """One rank's share of a row: documents end to end, filled up so that `sharing` ranks get as many positions each.
+
+    Args:
+        documents: each with the weight of one of its trained tokens.
+        sharing: ranks that share the row.
+        place: which of them.
+    """
     import torch
 
-    longest = max(len(row.ids) for row, _ in pairs)
-    ids_BL = torch.zeros(len(pairs), longest, dtype=torch.long)
-    weights_BL = torch.zeros(len(pairs), longest, dtype=torch.float32)
-    for place, (row, weight) in enumerate(pairs):
-        ids_BL[place, : len(row.ids)] = torch.tensor(row.ids)
-        weights_BL[place, row.prompt_tokens : len(row.ids)] = weight
-    return Micro(ids_BL, weights_BL)
+    ids: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
+    edges = [0]
+    for row, weight in documents:
+        length, trained_from = len(row.ids), max(row.prompt_tokens, 1)
+        ids += row.ids
+        positions += range(length)
+        targets += [*row.ids[1:], 0]
+        weights += [0.0] * (trained_from - 1) + [weight] * (length - trained_from) + [0.0]
+        edges.append(len(ids))
+    missing = -len(ids) % sharing if ids else sharing * FILLER_TOKENS
+    if missing:
+        ids, positions = [*ids, *([0] * missing)], [*positions, *range(missing)]
+        targets, weights = [*targets, *([0] * missing)], [*weights, *([0.0] * missing)]
+        edges.append(len(ids))
+    share = len(ids) // sharing
+    mine = slice(place * share, (place + 1) * share)
+    return Row(
+        torch.tensor([ids[mine]]),
+        torch.tensor([positions[mine]]),
+        torch.tensor(targets[mine]),
+        torch.tensor(weights[mine], dtype=torch.float32),
+        tuple(edges),
+    )
 
 
 def _order(ids: Sequence[str], seed: int, epoch: int) -> list[int]:

@@ -2,149 +2,180 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from hpc.errors import StageError
+import torch
+import torch.distributed as dist
+
 from hpc.recipe.schema import Train
+from hpc.train import mends, weights
 from hpc.train.batches import Batches
+from hpc.train.choices import Choices
+from hpc.train.learner import Learner
 from hpc.train.ranks import Team
 from hpc.train.text import ModelReference
+from hpc.train.ulysses import Sharers
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-Offload = Literal["none", "optimizer", "all"]
+LEAST_BUCKET = 1_000_000
+"""Elements: smaller messages cost more in starts than in bytes."""
+MOST_BUCKET = 500_000_000
+"""Elements, DeepSpeed's default: more would only take memory."""
 
-STATE_BYTES = {"none": 18, "optimizer": 4}
-"""Bytes per parameter on the GPUs, all ranks together. bf16 weights 2, fp32 gradients 4, master, mean and variance 12;
-with the optimizer in host memory weights 2 and gradients on their way 2."""
-
-MODEL_SHARE = 0.6
-"""Share of GPU memory that model states may take; the rest is for activations and buffers."""
+SUB_GROUP = 50_000_000
+"""Elements that the optimizer steps at once. DeepSpeed moves whole groups to host memory: with its default of 1e9, a
+fifth of the states of 32B on 8 GPUs would round down to almost none."""
 
 
-def build(settings: Train, batches: Batches, model: ModelReference, team: Team, *, seed: int) -> DeepSpeedEngine:
-    """A DeepSpeed engine around the model, ready for its first step; the same weights whatever the number of ranks."""
+def build(
+    settings: Train,
+    batches: Batches,
+    choices: Choices,
+    model: ModelReference,
+    form: PretrainedConfig,
+    team: Team,
+    *,
+    seed: int,
+    universal: bool = False,
+) -> DeepSpeedEngine:
+    """A DeepSpeed engine around the model, ready for its first step; the same weights whatever the number of ranks.
+
+    Args:
+        universal: the checkpoint to be loaded was converted for another number of ranks.
+    """
     import deepspeed
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    shape = transformers.AutoConfig.from_pretrained(model.name, revision=model.revision)
-    offload = choose_offload(settings, shape, team)
-    config = deepspeed_config(
-        settings, batches, hidden=getattr(shape, "hidden_size", 0), offload=offload, device=team.device.type
-    )
-    network = _random(shape, settings, seed) if settings.init == "random" else _pretrained(model, settings, config)
+    mends.restore_linear()
+    config = deepspeed_config(settings, batches, choices, form, device=team.device.type)
+    if universal:
+        config["checkpoint"] = {"load_universal": True}
+    network = weights.network(model, form, settings, config, seed)
     network.config.use_cache = False
-    if settings.activation_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    network.train()
-    trainer, *_ = deepspeed.initialize(model=network, model_parameters=_groups(network, settings), config=config)
+    checkpoint_activations(network, choices.checkpointing)
+    learner = Learner(network, choices.loss_chunk).train()
+    groups = _groups(network, settings)
+    optimizer = None if _own_adam(choices, team.device.type) else _torch_adam(groups, settings, team.device.type)
+    trainer, *_ = deepspeed.initialize(
+        model=learner, optimizer=optimizer, model_parameters=groups if optimizer is None else None, config=config
+    )
+    mends.keep_norm(trainer)
+    mends.save_all_states(trainer)
     return trainer
 
 
 def deepspeed_config(
-    settings: Train, batches: Batches, *, hidden: int, offload: Offload, device: str
+    settings: Train, batches: Batches, choices: Choices, form: PretrainedConfig, *, device: str
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration. Bucket sizes follow the layers: `hidden` is the width of the model.
+    """DeepSpeed's configuration. Passes are counted by the loop, since their number differs from step to step.
 
-    On GPUs without offload and on CPUs the optimizer is torch's AdamW; DeepSpeed's CPUAdam (compiled at first use)
-    serves only states that were offloaded from GPUs.
+    Without offload, and on CPUs, the optimizer is torch's AdamW (fused on GPUs: no compiler is needed on the nodes);
+    DeepSpeed's CPUAdam, compiled at first use, serves only states that were offloaded from GPUs.
     """
-    on_gpu = device == "cuda"
-    own_adam = on_gpu and offload != "none"
-    adam = {
-        "lr": settings.lr,
-        "betas": list(settings.betas),
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
-        "torch_adam": not own_adam,
-    }
-    return {
-        "train_batch_size": batches.micro_batch * batches.micro_steps * batches.world_size,
-        "train_micro_batch_size_per_gpu": batches.micro_batch,
-        "gradient_accumulation_steps": batches.micro_steps,
+    own_adam = _own_adam(choices, device)
+    passes, world_size = batches.most_passes, batches.layout.world_size
+    low = settings.state_dtype == "bf16"
+    config: dict[str, Any] = {
+        "train_batch_size": passes * world_size,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": passes,
         "gradient_clipping": settings.grad_clip,
-        "optimizer": {"type": "AdamW", "params": adam},
         "zero_force_ds_cpu_optimizer": own_adam,
+        "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": settings.dtype == "bf16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": _zero(settings, hidden, offload, on_gpu),
+        "data_types": {"grad_accum_dtype": "bf16" if low else "fp32"},
+        "zero_optimization": _zero(settings, choices, layer_params(form), device == "cuda"),
         "steps_per_print": 10**9,
     }
+    if low:
+        config["bf16"] |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+    if own_adam:
+        config["optimizer"] = {"type": "AdamW", "params": {**_adam(settings), "torch_adam": False}}
+    return config
 
 
-def choose_offload(settings: Train, shape: PretrainedConfig, team: Team) -> Offload:
-    """What lives in host memory. `auto`: as little as lets the model's states fill at most 60 % of the GPUs' memory."""
-    asked = settings.zero.offload
-    if asked != "auto":
-        return asked
-    if team.device.type != "cuda":
-        return "none"
-    import torch
+def checkpoint_activations(network: PreTrainedModel, kind: str) -> None:
+    """Which activations of a layer live until the backward pass.
 
-    memory = torch.cuda.get_device_properties(team.device).total_memory * team.world_size
-    params = _count_parameters(shape)
-    fits = [kind for kind, each in STATE_BYTES.items() if params * each <= MODEL_SHARE * memory]
-    chosen: Any = fits[0] if fits else "all"
-    team.say(
-        f"train: offload {chosen}: {params / 1e9:.2f} G parameters x {STATE_BYTES['none']} B = "
-        f"{params * STATE_BYTES['none'] / 2**30:.0f} GiB of states, {memory / 2**30:.0f} GiB on the GPUs"
-    )
-    return chosen
+    none: all. selective: those of matrix products and attention; the rest is computed again. full: the layer's input
+    alone. offloaded: that too goes to host memory.
+    """
+    if kind == "none":
+        return
+    settings: dict[str, Any] = {"use_reentrant": False}
+    if kind == "selective":
+        mends.hide_gathering()
+        settings["context_fn"] = _keep_products
+    network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings, offload=kind == "offloaded")
 
 
-def _zero(settings: Train, hidden: int, offload: Offload, on_gpu: bool) -> dict[str, Any]:
-    bucket = max(hidden * hidden, 1_000_000)
+def zero_stage(settings: Train) -> int:
+    """The stage of ZeRO: in bf16 at least 1, since without ZeRO DeepSpeed keeps no fp32 weights beside the others."""
+    return max(settings.zero.stage, int(settings.dtype == "bf16"))
+
+
+def layer_params(form: PretrainedConfig) -> int:
+    """Parameters of one decoder layer in matrix products (dense, gated MLP)."""
+    width = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
+    queries, keys = form.num_attention_heads * width, form.num_key_value_heads * width
+    return int(form.hidden_size * (2 * queries + 2 * keys + 3 * form.intermediate_size))
+
+
+def sharers(team: Team, size: int) -> Sharers | None:
+    """The ranks that share rows with this one; every rank must call it. Neighbours share: they sit in one node."""
+    if size == 1:
+        return None
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, team.world_size, size)]
+    group, place = divmod(team.rank, size)
+    return Sharers(groups[group], size, place)
+
+
+def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[str, Any]:
+    """Buckets follow the layers: one layer is fetched ahead and one is reduced behind."""
+    bucket = min(max(layer, LEAST_BUCKET), MOST_BUCKET)
     zero: dict[str, Any] = {
-        "stage": settings.zero.stage,
+        "stage": zero_stage(settings),
         "overlap_comm": on_gpu,
         "contiguous_gradients": on_gpu,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
-        "stage3_prefetch_bucket_size": bucket * 9 // 10,
-        "stage3_param_persistence_threshold": max(10 * hidden, 100_000),
+        "stage3_prefetch_bucket_size": bucket,
+        "stage3_param_persistence_threshold": max(bucket // 1000, 100_000),
+        "sub_group_size": SUB_GROUP,
         "stage3_gather_16bit_weights_on_model_save": True,
+        # DeepSpeed's own linear adds the bias in place, into the very product that selective checkpointing has kept:
+        # recomputed, the bias would be there twice, and nothing would say so
+        "memory_efficient_linear": choices.checkpointing != "selective",
     }
-    if offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
-    if offload == "all":
+    if choices.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu, "ratio": choices.offload_ratio}
+    if choices.offload == "all":
         zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
     return zero
 
 
-def _random(shape: PretrainedConfig, settings: Train, seed: int) -> PreTrainedModel:
-    """New weights, drawn whole in fp32 on every rank from the same seed; DeepSpeed shards them afterwards."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    network: PreTrainedModel = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation="sdpa")
-    return network.to(_dtype(settings))
+def _own_adam(choices: Choices, device: str) -> bool:
+    return device == "cuda" and choices.offload != "none"
 
 
-def _pretrained(model: ModelReference, settings: Train, config: dict[str, Any]) -> PreTrainedModel:
-    """The model's weights; under ZeRO-3 each tensor is sharded as soon as it is made."""
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations import HfDeepSpeedConfig
+def _adam(settings: Train) -> dict[str, Any]:
+    first, second = settings.betas
+    return {
+        "lr": settings.lr,
+        "betas": (first, second),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
 
-    keep = HfDeepSpeedConfig(config) if settings.zero.stage == 3 else None  # from_pretrained looks for a living one
-    try:
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model.name, revision=model.revision, dtype=_dtype(settings), attn_implementation="sdpa"
-        )
-    except OSError as error:
-        raise StageError(
-            "the model cannot be loaded",
-            where=model.name,
-            why=str(error).splitlines()[0],
-            next="check the folder or the hub name; train.init=random starts from config.json alone",
-        ) from error
-    del keep
-    return network
+
+def _torch_adam(groups: list[dict[str, Any]], settings: Train, device: str) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, **_adam(settings), fused=device == "cuda")
 
 
 def _groups(network: nn.Module, settings: Train) -> list[dict[str, Any]]:
@@ -158,15 +189,22 @@ def _groups(network: nn.Module, settings: Train) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _count_parameters(shape: PretrainedConfig) -> int:
-    import torch
-    from transformers import AutoModelForCausalLM
+def _keep_products() -> Any:
+    """The two contexts of torch's selective checkpointing: results of matrix products and attention are kept."""
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-    with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
+    aten = torch.ops.aten
+    kept = {
+        aten.mm.default,
+        aten.addmm.default,
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+    }
+    if hasattr(torch.ops.torch_attn, "_varlen_attn"):
+        kept.add(torch.ops.torch_attn._varlen_attn.default)
 
+    def policy(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE
 
-def _dtype(settings: Train) -> Any:
-    import torch
-
-    return torch.bfloat16 if settings.dtype == "bf16" else torch.float32
+    return create_selective_checkpoint_contexts(policy)

@@ -26,8 +26,9 @@ def save(
 
     weights = gather(trainer, team, torch.bfloat16 if dtype == "bf16" else torch.float32)
     if team.leads:
-        network = trainer.module
+        network = trainer.module.network
         network.config.use_cache = True
+        network.config._attn_implementation = "sdpa"  # documents are a matter of training
         network.save_pretrained(folder, state_dict=weights, max_shard_size="5GB")
         tokenizer.save_pretrained(folder)
         _share(folder)
@@ -38,7 +39,7 @@ def gather(trainer: DeepSpeedEngine, team: Team, dtype: torch.dtype) -> dict[str
     """Whole parameters and saved buffers by name, on the CPU of rank 0; empty elsewhere. All ranks must call it."""
     from deepspeed.runtime.zero import GatheredParameters
 
-    network = trainer.module
+    network = trainer.module.network
     weights: dict[str, Tensor] = {}
     for name, parameter in network.named_parameters():
         with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):

@@ -34,8 +34,8 @@ class Rendered:
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that carry loss."""
-        return len(self.ids) - self.prompt_tokens
+        """Tokens that carry loss; the first token of a document has nothing before it to be predicted from."""
+        return len(self.ids) - max(self.prompt_tokens, 1)
 
 
 def model_reference(model: Path | str) -> ModelReference:

@@ -1,6 +1,7 @@
 """One rank of train stages in a row, as the worker would start it: `python tests/train/rank.py JOB.json ...`.
 
-The rank comes from SLURM_PROCID and SLURM_NTASKS. A job may ask for a signal to itself: {"signal", "at_step", "rank"}.
+The rank comes from SLURM_PROCID and SLURM_NTASKS. A job may ask for a signal to itself: {"signal", "at_step", "rank",
+"at_pass", "moment"}, or for {"forget"} or {"partly"}.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +43,75 @@ def work_of(job: dict[str, Any], rank: int, world_size: int) -> Work:
 
 @contextmanager
 def signalled(job: dict[str, Any], rank: int) -> Iterator[None]:
-    """Within, this process signals itself when it asks for the batch of step `at_step`, if it is `rank` (or all)."""
+    """Within, this process signals itself once, if it is `rank` (or all), at `moment` of step `at_step`.
+
+    batch: when it asks for the rows of pass `at_pass`. saving: with that step's checkpoint written, but not COMPLETE.
+    """
+    from hpc.train import checkpoint
     from hpc.train.batches import Batches
 
-    plain = Batches.micros
+    plain, seal, moment = Batches.rows_of, checkpoint._seal, job.get("moment", "batch")
 
-    def micros(self: Batches, step: int, mine: int) -> Any:
-        if step == job.get("at_step") and mine == job.get("rank", mine):
+    def signal_if(step: int, now: str) -> None:
+        if (step, now) == (job.get("at_step"), moment) and rank == job.get("rank", rank):
             os.kill(os.getpid(), signal.Signals[job["signal"]])
-        return plain(self, step, mine)
 
-    Batches.micros = micros  # type: ignore[method-assign]
+    def rows_of(self: Batches, step: int, mine: int) -> Any:
+        for number, row in enumerate(plain(self, step, mine)):
+            if number == min(job.get("at_pass", 0), len(self.passes(step)) - 1):
+                signal_if(step, "batch")
+            yield row
+
+    def sealed(folder: Path, content: dict[str, Any]) -> None:
+        signal_if(content["step"] - 1, "saving")
+        seal(folder, content)
+
+    Batches.rows_of, checkpoint._seal = rows_of, sealed  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Batches.micros = plain  # type: ignore[method-assign]
+        Batches.rows_of, checkpoint._seal = plain, seal  # type: ignore[method-assign]
+
+
+@contextmanager
+def forgetful(job: dict[str, Any]) -> Iterator[None]:
+    """Within, a training that goes on has lost the moments of its optimizer, if the job asks for that."""
+    from hpc.train import checkpoint
+
+    plain = checkpoint.resume
+
+    def resume(trainer: Any, start: checkpoint.Start, team: Any) -> None:
+        plain(trainer, start, team)
+        for state in trainer.optimizer.optimizer.state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name].zero_()
+
+    checkpoint.resume = resume if job.get("forget") else plain
+    try:
+        yield
+    finally:
+        checkpoint.resume = plain
+
+
+@contextmanager
+def partly(job: dict[str, Any]) -> Iterator[None]:
+    """Within, half of the states is offloaded to DeepSpeed's CPUAdam as on a GPU, if the job asks for that."""
+    from hpc.train import choices, engine, mends
+
+    plain = engine.build, engine._own_adam
+
+    def build(settings: Train, batches: Any, chosen: choices.Choices, *more: Any, **named: Any) -> Any:
+        trainer = plain[0](settings, batches, replace(chosen, offload_ratio=0.5), *more, **named)
+        trainer.optimizer.subgroup_to_device[0] = "gpu"
+        mends.save_all_states(trainer)
+        return trainer
+
+    if job.get("partly"):
+        engine.build, engine._own_adam = build, lambda *_: True
+    try:
+        yield
+    finally:
+        engine.build, engine._own_adam = plain
 
 
 def main() -> None:
@@ -67,7 +123,7 @@ def main() -> None:
         from hpc.train import loop, stage
 
         try:
-            with signalled(job, rank):
+            with signalled(job, rank), forgetful(job), partly(job):
                 outcome = stage.run(work)
         except loop.Interrupted as stopped:
             outcome = {"interrupted": str(stopped)}

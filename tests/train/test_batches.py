@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hpc.train.batches import FILLER, Batches, collate
+from hpc.train.batches import FILLER_TOKENS, Batches, Layout, lay
 from hpc.train.loss import token_weights
 from hpc.train.text import Rendered
 
@@ -20,11 +20,9 @@ def batches(rows: list[Rendered] = ROWS, **changes: Any) -> Batches:
         "epochs": 2,
         "seed": 0,
         "loss_average": "token",
-        "world_size": 1,
-        "micro_batch": 2,
-        **changes,
     }
-    return Batches(rows, **settings)
+    own = {name: changes.pop(name) for name in list(changes) if name in settings}
+    return Batches(rows, **{**settings, **own}, layout=Layout(**{"row_tokens": 24, **changes}))
 
 
 def names(made: Batches, step: int) -> set[str]:
@@ -44,7 +42,7 @@ def test_a_part_of_an_epoch_rounds_up_to_whole_steps() -> None:
 
 def test_batches_do_not_depend_on_file_order_or_ranks() -> None:
     plain = batches()
-    other = batches(ROWS[::-1], world_size=4, micro_batch=1)
+    other = batches(ROWS[::-1], world_size=4, packed=False)
     assert [names(plain, step) for step in range(12)] == [names(other, step) for step in range(12)]
 
 
@@ -60,22 +58,34 @@ def test_rows_with_the_same_id_are_both_kept() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("micro_batch", [1, 2, 8])
-def test_ranks_share_a_batch_without_loss_or_repetition_and_stay_in_step(world_size: int, micro_batch: int) -> None:
-    made = batches(world_size=world_size, micro_batch=micro_batch)
+@pytest.mark.parametrize("packed", [True, False])
+def test_ranks_share_a_batch_without_loss_or_repetition_and_stay_in_step(world_size: int, packed: bool) -> None:
+    made = batches(world_size=world_size, packed=packed)
     for step in range(made.num_steps):
-        shares = [made.share(step, rank) for rank in range(world_size)]
-        assert {len(share) for share in shares} == {made.micro_steps}
-        assert {len(micro) for share in shares for micro in share} == {made.micro_batch}
-        dealt = [row.id for share in shares for micro in share for row, _ in micro if row is not FILLER]
+        shares = [list(made.rows_of(step, rank)) for rank in range(world_size)]
+        assert {len(share) for share in shares} == {len(made.passes(step))}
+        tokens = sum(int((row.weights_N != 0).sum()) for share in shares for row in share)
+        assert tokens == made.trained_tokens(step)
+        dealt = [made.members(step)[i].id for one in made.passes(step) for row in one for i in row]
         assert sorted(dealt) == sorted(row.id for row in made.members(step))
+
+
+@pytest.mark.parametrize("sharing", [2, 3])
+def test_ranks_that_share_a_row_hold_equal_parts_of_it_in_order(sharing: int) -> None:
+    whole = lay([(ROWS[0], 0.5), (ROWS[3], 0.25)], 1, 0)
+    parts = [lay([(ROWS[0], 0.5), (ROWS[3], 0.25)], sharing, place) for place in range(sharing)]
+    assert len({part.ids_BL.shape for part in parts}) == 1 and len({part.edges for part in parts}) == 1
+    for name in ("ids_BL", "positions_BL", "targets_N", "weights_N"):
+        joined = [number for part in parts for number in getattr(part, name).flatten().tolist()]
+        assert joined[: whole.targets_N.numel()] == getattr(whole, name).flatten().tolist()
+    assert parts[0].edges[: len(whole.edges)] == whole.edges
 
 
 @pytest.mark.parametrize("loss_average", ["sample", "token"])
 def test_weights_of_a_global_batch_sum_to_the_number_of_ranks(loss_average: Any) -> None:
     made = batches(world_size=3, loss_average=loss_average)
     for step in range(made.num_steps):
-        total = sum(float(m.weights_BL.sum()) for rank in range(3) for m in made.micros(step, rank))
+        total = sum(float(row.weights_N.sum()) for rank in range(3) for row in made.rows_of(step, rank))
         assert total == pytest.approx(3, rel=1e-5)
 
 
@@ -84,7 +94,16 @@ def test_sample_average_weighs_samples_alike_and_token_average_tokens() -> None:
     assert token_weights([1, 4], "token", 2) == [0.4, 0.4]
 
 
-def test_prompts_padding_and_fillers_have_no_weight() -> None:
-    micro = collate([(Rendered("a", [5, 6, 7, 8], 2), 0.5), (Rendered("b", [5, 6, 7], 1), 0.25), (FILLER, 0.0)])
-    assert micro.weights_BL.tolist() == [[0, 0, 0.5, 0.5], [0, 0.25, 0.25, 0], [0, 0, 0, 0]]
-    assert micro.ids_BL.tolist() == [[5, 6, 7, 8], [5, 6, 7, 0], [0, 0, 0, 0]]
+def test_prompts_ends_and_fillers_have_no_weight() -> None:
+    row = lay([(Rendered("a", [5, 6, 7, 8], 2), 0.5), (Rendered("b", [9, 6, 7], 1), 0.25)], 1, 0)
+    assert row.ids_BL.tolist() == [[5, 6, 7, 8, 9, 6, 7]]
+    assert row.positions_BL.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+    assert row.weights_N.tolist() == [0, 0.5, 0.5, 0, 0.25, 0.25, 0]  # at the position that predicts
+    assert row.targets_N.tolist()[:3] == [6, 7, 8] and row.edges == (0, 4, 7)
+    empty = lay([], 2, 1)
+    assert empty.ids_BL.shape == (1, FILLER_TOKENS) and not empty.weights_N.any()
+
+
+def test_the_share_of_busy_time_is_that_of_all_steps() -> None:
+    assert batches(world_size=1).balance == pytest.approx(1.0)
+    assert 0.2 < batches(world_size=3, packed=False).balance < 1.0
