@@ -148,10 +148,10 @@ def _remedy(profile: Profile, job: Job, verdict: Verdict, raised: set[str]) -> t
         change.hours = round(min(most, MORE * asked["hours"]), 3)
     elif verdict.cure == "elsewhere" and verdict.host:
         change.exclude = sorted({*change.exclude, verdict.host})
-    elif verdict.cure == "micro_batch":
+    elif verdict.cure == "smaller":
         smaller = rescue.smaller(path, job.element[2], raised & set(job.stages))
         if not smaller:
-            return change, f"{verdict.words}; its batches cannot be smaller"
+            return change, f"{verdict.words}; it cannot take less of the GPU"
         change.settings = {**change.settings, **smaller}
     elif verdict.cure == "space" and (full := _full(profile.root)):
         return change, full

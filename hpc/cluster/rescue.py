@@ -29,8 +29,8 @@ MAX_TRIES = 3
 """Starts in one allocation for causes that leave no exception to compare."""
 FINAL = (requeue.LEFT, RESTART)
 """Exit codes that ask for no judgement: the job left, or asks to be started again."""
-HALVES = {"train": "micro_batch", "generate": "engine_batch"}
-"""What a stage halves when the GPU is full; neither changes results (both are `how`)."""
+SHARE_STEP, LEAST_SHARE = 0.1, 0.5
+"""What a packed training takes from train.memory_share when the GPU was full after all, and where that ends."""
 
 
 def main() -> int:
@@ -83,7 +83,7 @@ def judge(shift: Shift, code: int) -> str:
 def _cure(shift: Shift, verdict: Verdict, code: int, keys: set[str]) -> tuple[str, dict[str, Any]]:
     """What this allocation can do: (here | elsewhere | stop, settings to change). `keys`: stages that failed."""
     earlier = records(shift.jobfile, shift.index)
-    if verdict.cure == "micro_batch":
+    if verdict.cure == "smaller":
         less = smaller(shift.jobfile, shift.index, keys)
         return ("here", less) if less else ("stop", {})
     if verdict.cure == "elsewhere":
@@ -100,23 +100,29 @@ def _cure(shift: Shift, verdict: Verdict, code: int, keys: set[str]) -> tuple[st
 
 
 def smaller(jobfile: Path, index: int, keys: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-    """{key: {setting: value}} with the batches of one pass halved, of the stages `keys` (or all of a job).
+    """{key: {setting: value}} by which the stages `keys` (or all of a job) take less of the GPU, with equal results.
 
-    Empty if they cannot be smaller.
+    Empty if they cannot take less.
     """
     known = changed(jobfile, index)
     found: dict[str, dict[str, Any]] = {}
     for spec in document(jobfile)["elements"][str(index)]["stages"]:
-        size = _size({**spec["config"], **known.get(spec["key"], {})})
         if spec["key"] in keys or not set(keys) - {""}:
-            found |= {spec["key"]: {HALVES.get(spec["stage"], "micro_batch"): size // 2}} if size > 1 else {}
-    return {key: {**known.get(key, {}), **values} for key, values in found.items()}
+            found[spec["key"]] = _less(spec["stage"], {**spec["config"], **known.get(spec["key"], {})})
+    return {key: {**known.get(key, {}), **values} for key, values in found.items() if values}
 
 
-def _size(config: dict[str, Any]) -> int:
-    """Examples or sequences of one pass."""
-    sizes = [config.get(name) for name in ("micro_batch", "engine_batch", "batch_size")]
-    return next((size for size in sizes if isinstance(size, int)), 1)
+def _less(stage: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The `how` settings of one stage that let it take less of the GPU; empty if there are none left.
+
+    Packed rows get a layout for a smaller share of the memory; without packing, and in generation, a pass is halved.
+    """
+    if stage == "train" and config.get("pack"):
+        share = round(config["memory_share"] - SHARE_STEP, 3)
+        return {"memory_share": share, "row_tokens": "auto"} if share >= LEAST_SHARE else {}
+    names = ("micro_batch",) if stage == "train" else ("engine_batch", "batch_size")
+    size = next((config[name] for name in names if isinstance(config.get(name), int)), 1)
+    return {names[0]: size // 2} if size > 1 else {}
 
 
 def changed(jobfile: Path, index: int) -> dict[str, dict[str, Any]]:

@@ -59,7 +59,7 @@ class Problem:
     @property
     def gpu_limit(self) -> float:
         """Bytes of a GPU that a layout may fill."""
-        return memory.USABLE * self.machine.gpu_memory_bytes
+        return self.settings.memory_share * self.machine.gpu_memory_bytes
 
     @property
     def host_limit(self) -> float:

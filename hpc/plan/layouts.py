@@ -97,6 +97,13 @@ def _check(problem: Problem) -> None:
             why="it is a share of the optimizer states: 0 to 1",
             next="set train.zero.offload_ratio between 0 and 1, or to auto",
         )
+    if settings.memory_share > 1:
+        raise PlanError(
+            f"train.memory_share is {settings.memory_share:g}",
+            where="train.memory_share",
+            why="it is a share of a GPU's memory: 0 to 1",
+            next="set train.memory_share to 1 or less; 0.92 leaves room for what a prediction misses",
+        )
     if ranks != "auto" and (gpus % ranks or not shareable(shape, ranks)):
         valid = [str(n) for n in range(1, gpus + 1) if gpus % n == 0 and shareable(shape, n)]
         raise PlanError(

@@ -23,13 +23,11 @@ RESERVE_BYTES = 3e9
 """Communication buckets, fragments of the allocator: what the published peaks have beside the parts above."""
 RANK_BYTES = 6e9
 """Host memory of one rank without any state: Python, torch, pinned buffers, the shard that is being loaded."""
-USABLE = 0.92
-"""Share of a GPU's memory that a layout may fill: the prediction may be 5 % too low, and CUDA itself takes 2 %."""
 USABLE_HOST = 0.9
 LOGIT_BYTES = 12
 """Bytes that every logit takes in Hugging Face's loss: fp32 copy, log-probabilities, gradient (Ulysses rows: 11)."""
-CHUNK_LOGIT_BYTES = 12
-"""The same in a chunk: the fp32 copy, its softmax, its gradient."""
+CHUNK_LOGIT_BYTES = 8
+"""The same in a chunk: the fp32 copy, and the one that logsumexp makes of it. The gradient replaces the first."""
 
 
 @dataclass(frozen=True)

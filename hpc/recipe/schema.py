@@ -109,6 +109,11 @@ class Train:
         "most tokens of one packed row (one forward pass of the ranks that share it); auto = as memory allows",
         least=1,
     )
+    memory_share: float = how(
+        0.92,
+        "share of a GPU's memory that automatic settings may fill; lowered where a GPU was full after all",
+        least=0,
+    )
     micro_batch: int = how(1, "examples per rank in one forward pass, where they are not packed", least=1)
     sequence_parallel: int | Literal["auto"] = how(
         "auto", "ranks that share a row (Ulysses); auto = as few as fit and balance best", least=1

@@ -76,6 +76,7 @@ class ChunkedLoss(torch.autograd.Function):
             grad_NV = grad_NV.to(weight_VD.dtype)
             grad_hidden_ND[part] = grad_NV @ weight_VD
             grad_weight_VD += grad_NV.T @ hidden_ND[part]
+            del logits_NV, grad_NV  # before the next chunk's are made
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype))
         return loss
 

@@ -8,7 +8,7 @@ from hpc.cluster.failures import signs, words
 from hpc.cluster.failures.causes import Evidence, Log, classify, fingerprint
 from hpc.cluster.failures.cures import CAUSES
 
-CURES = {"here", "elsewhere", "memory", "time", "micro_batch", "space", "rebuild", "again", "stop"}
+CURES = {"here", "elsewhere", "memory", "time", "smaller", "space", "rebuild", "again", "stop"}
 
 
 def judged(*texts, **more):

@@ -11,6 +11,7 @@ from hpc.cluster.cover import Cover, Job
 from hpc.cluster.judge import judge
 from hpc.cluster.ledger import Intent, Ledger, Piece
 from hpc.cluster.profile import find_profile
+from hpc.recipe import schema, typed
 
 OOM = (
     "CUDA out of memory. Tried to allocate 5.25 GiB. GPU 0 has a total capacity of 79.11 GiB of which 2.84 GiB is free."
@@ -129,7 +130,7 @@ def test_more_time_stops_at_the_partitions_limit(field):
 
 
 def test_a_full_gpu_halves_the_stage_that_failed_and_no_other(field, tmp_path):
-    found = field(kind="generate", num=1, config={"micro_batch": None, "batch_size": 256})
+    found = field(kind="generate", num=1, config={"engine_batch": None, "batch_size": 256})
     first = found.plan.stages["j0"]
     second = {**first, "key": "f" * 16, "config": {"batch_size": 16}}
     found.document["elements"]["0"]["stages"] = [first, second]
@@ -137,6 +138,17 @@ def test_a_full_gpu_halves_the_stage_that_failed_and_no_other(field, tmp_path):
     assert rescue.smaller(found.jobfile, 0, {second["key"]}) == {second["key"]: {"engine_batch": 8}}
     key = found.fail(0, "h100-01", kind="torch.OutOfMemoryError", message=OOM)
     assert found.judge(mender=True).changes[key].settings == {key: {"engine_batch": 128}}
+
+
+def test_a_full_gpu_leaves_packed_rows_a_smaller_share_of_its_memory_until_half_of_it(field):
+    found = field(kind="train", num=1, config={"pack": True, "memory_share": 0.92, "row_tokens": 65536})
+    key = found.fail(0, "h100-01", kind="torch.OutOfMemoryError", message=OOM)
+    change = found.judge(mender=True).changes[key]
+    assert change.settings == {key: {"memory_share": 0.82, "row_tokens": "auto"}}
+    assert typed.build(schema.Train, change.settings[key]).memory_share == 0.82
+    found.plan.stages["j0"]["config"]["memory_share"] = 0.55
+    files.write_json(found.jobfile, found.document)
+    assert not rescue.smaller(found.jobfile, 0, {key})
 
 
 def test_a_cancelled_job_is_left_by_the_mender_and_resumed_by_a_user(field):

@@ -29,7 +29,7 @@ def test_sixteen_gpus_need_no_offload_at_32k_and_eight_need_a_little():
 def test_what_is_chosen_fits_and_holds_the_longest_example():
     for gpus, tokens in ((16, S1), (8, S1), (8, SKY)):
         found = choose(gpus, tokens, max_tokens=16384, batch_size=96)
-        assert found.memory.gpu_bytes <= memory.USABLE * 79.6 * 2**30
+        assert found.memory.gpu_bytes <= Train().memory_share * 79.6 * 2**30
         assert found.row_tokens >= max(min(n, 16384) for n in tokens)
         assert memory.predict(MODEL, found.setup).gpu_bytes == found.memory.gpu_bytes
 

@@ -4,7 +4,7 @@ In what they can do, {x} stands for the words after the verb that name the plan,
 --only.
 
 Cures: here (start again in the same allocation), elsewhere (requeue, this node excluded), memory, time (more of it),
-micro_batch (less), space (wait for it), rebuild (make the input again), again (submit unchanged), stop.
+smaller (less of the GPU), space (wait for it), rebuild (make the input again), again (submit unchanged), stop.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Cause:
 CAUSES: dict[str, Cause] = {
     "cuda_oom": Cause(
         "the GPU ran out of memory",
-        "micro_batch",
-        "halve train.micro_batch (the batch size stays), shard more (train.zero.stage=3, zero.offload=optimizer), or "
-        "raise resources.*.gpus; then hpc submit {x}",
+        "smaller",
+        "lower train.memory_share (packed rows), train.micro_batch (train.pack=false) or generate.engine_batch; shard "
+        "more (train.zero.stage=3, zero.offload=optimizer), or raise resources.*.gpus; then hpc submit {x}",
     ),
     "host_oom": Cause(
         "the node's memory limit was reached (host memory, not the GPU's)",
