@@ -33,7 +33,7 @@ demo: setup  ## the mini study, end to end as local processes: tables and a repo
 	hpc report $(SWEEP) --on $(ON)
 
 test: setup  ## tests, at most 10 minutes on two cores
-	python -m pytest -m "not proof and not proof_ci" $(TEST_ARGS)
+	python -m pytest -n 2 --dist loadgroup -m "not proof and not proof_ci" $(TEST_ARGS)
 
 proof: setup  ## everything: all faults, repetitions; the summary is kept in bench/results
 	PYTHONPATH=tests:$$PYTHONPATH python -m pytest -p summary \

@@ -157,7 +157,7 @@ def ours(task: Task, folder: Path, *, zero_stage: int = 3, steps: int | None = N
     model, team = ModelReference(str(folder / "model")), ranks.join(0, 1)
     form, shape = weights.shape(model), shapes.read(folder / "model")
     assert shape is not None
-    chosen = choices.choose(asked, form, shape, list(task.tokens), team)
+    chosen = choices.choose(asked, form, shape, list(task.tokens), team, choices.machine_of(team))
     cost = pack.cost_of(shape.matmul_params, shape.layers, shape.queries)
     batches = _batches(task, Layout(1, 1, asked.pack, chosen.row_tokens, asked.micro_batch, cost))
     trainer = engine.build(asked, batches, chosen, model, form, team, seed=SEED)

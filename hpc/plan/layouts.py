@@ -97,6 +97,13 @@ def _check(problem: Problem) -> None:
             why="it is a share of the optimizer states: 0 to 1",
             next="set train.zero.offload_ratio between 0 and 1, or to auto",
         )
+    if settings.zero.offload == "all" and settings.zero.stage != 3:
+        raise PlanError(
+            "parameters are offloaded where they are sharded",
+            where="train.zero",
+            why=f"offload is all, stage is {settings.zero.stage}: DeepSpeed would leave the parameters on the GPU",
+            next="set train.zero.stage=3, or train.zero.offload=optimizer",
+        )
     if settings.memory_share > 1:
         raise PlanError(
             f"train.memory_share is {settings.memory_share:g}",

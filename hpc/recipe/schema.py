@@ -98,7 +98,9 @@ class Train:
     )
     dtype: Literal["bf16", "fp32"] = what("bf16", "number format of forward and backward")
     state_dtype: Literal["fp32", "bf16"] = what(
-        "fp32", "number format of master weights and optimizer states; bf16 halves their memory", late=True
+        "fp32",
+        "number format of master weights and optimizer states; bf16 halves their memory and loses small updates",
+        late=True,
     )
     init: Literal["pretrained", "random"] = what("pretrained", "start from the model's weights, or draw them anew")
     edition: str = what("", "any text; another text makes another artifact from the same settings")

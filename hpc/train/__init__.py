@@ -1,3 +1,3 @@
 """Stage `train`: supervised fine-tuning with DeepSpeed; a Hugging Face model in, a Hugging Face model out."""
 
-VERSION = 1
+VERSION = 2

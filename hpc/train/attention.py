@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -133,18 +132,20 @@ def attend(
     return bounds.sharers.positions(whole_HLD).transpose(0, 1)[None], None
 
 
-def choose(asked: str, device: torch.device, head_width: int) -> tuple[Kernel, str]:
-    """The kernel, and the reason: what was asked for, else the best that this machine has."""
+def choose(asked: str, device: torch.device, head_width: int, dtype: str) -> tuple[Kernel, str]:
+    """The kernel, and the reason: what was asked for, else the best that this machine has for this number format."""
     if asked != "auto":
         kernel: Any = asked
         return kernel, "as asked"
     if device.type != "cuda":
         return "sdpa", "no GPU: torch computes document by document"
-    if find_spec("flash_attn") is not None:
-        return "flash", "flash-attn is installed"
-    if head_width <= 256:
-        return "varlen", "torch's own variable-length kernel"
-    return "sdpa", f"heads of {head_width} are too wide for the variable-length kernel"
+    if dtype == "fp32":
+        return "sdpa", "the variable-length kernels compute in bf16 alone"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "sdpa", "the variable-length kernels need an A100 or younger"
+    if head_width > 256:
+        return "sdpa", f"heads of {head_width} are too wide for the variable-length kernels"
+    return "varlen", "torch's own variable-length kernel"
 
 
 def _kernel(query_HLD: Tensor, key_KLD: Tensor, value_KLD: Tensor, bounds: Bounds, scale: float) -> Tensor:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 from hpc.train import pack
@@ -162,32 +163,20 @@ def lay(documents: Sequence[tuple[Rendered, float]], sharing: int, place: int) -
     """
     import torch
 
-    ids: list[int] = []
-    positions: list[int] = []
-    targets: list[int] = []
-    weights: list[float] = []
-    edges = [0]
-    for row, weight in documents:
-        length, trained_from = len(row.ids), max(row.prompt_tokens, 1)
-        ids += row.ids
-        positions += range(length)
-        targets += [*row.ids[1:], 0]
-        weights += [0.0] * (trained_from - 1) + [weight] * (length - trained_from) + [0.0]
-        edges.append(len(ids))
-    missing = -len(ids) % sharing if ids else sharing * FILLER_TOKENS
-    if missing:
-        ids, positions = [*ids, *([0] * missing)], [*positions, *range(missing)]
-        targets, weights = [*targets, *([0] * missing)], [*weights, *([0.0] * missing)]
-        edges.append(len(ids))
-    share = len(ids) // sharing
+    lengths = [len(row.ids) for row, _ in documents]
+    missing = -sum(lengths) % sharing if documents else sharing * FILLER_TOKENS
+    lengths += [missing] if missing else []
+    edges = (0, *accumulate(lengths))
+    ids = torch.zeros(edges[-1], dtype=torch.long)
+    targets, weights = torch.zeros_like(ids), torch.zeros(edges[-1])
+    for (row, weight), start, end in zip(documents, edges, edges[1:], strict=False):
+        ids[start:end] = torch.tensor(row.ids)
+        targets[start : end - 1] = ids[start + 1 : end]
+        weights[start + max(row.prompt_tokens, 1) - 1 : end - 1] = weight
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    share = edges[-1] // sharing
     mine = slice(place * share, (place + 1) * share)
-    return Row(
-        torch.tensor([ids[mine]]),
-        torch.tensor([positions[mine]]),
-        torch.tensor(targets[mine]),
-        torch.tensor(weights[mine], dtype=torch.float32),
-        tuple(edges),
-    )
+    return Row(ids[None, mine], positions[None, mine], targets[mine], weights[mine], edges)
 
 
 def _order(ids: Sequence[str], seed: int, epoch: int) -> list[int]:

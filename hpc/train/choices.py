@@ -7,8 +7,10 @@ the examples that it really trains on.
 from __future__ import annotations
 
 import os
+import socket
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from hpc.errors import StageError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Checkpointing = Literal["none", "selective", "full", "offloaded"]
 
+COARSE = "state_dtype bf16: at rates around 1e-5 most updates are smaller than the last bit of their weight, and lost"
 ROW_ON_CPU = 8192
 """Tokens of a packed row where no GPU's memory sets them."""
 
@@ -42,38 +45,50 @@ class Choices:
 
 
 def choose(
-    settings: Train, form: PretrainedConfig, shape: shapes.Shape | None, tokens: Sequence[int], team: Team
+    settings: Train,
+    form: PretrainedConfig,
+    shape: shapes.Shape | None,
+    tokens: Sequence[int],
+    team: Team,
+    place: machine.Machine | None = None,
 ) -> Choices:
     """Resolve the settings.
 
     Args:
         form, shape: the model's configuration, as transformers and as the plan read it.
         tokens: length of every example.
+        place: the GPUs and hosts of the job (`machine_of`); None on CPUs.
 
     Raises:
         hpc.errors.HpcError: the ranks or heads cannot be shared out as asked, number formats do not go together, no
             layout fits the GPUs, or the architecture is not known to the plan.
     """
     head_width = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
-    kernel, why = attention.choose(settings.attention, team.device, head_width)
     _check_formats(settings)
-    on_gpu = team.device.type == "cuda"
-    found = _on_gpus(settings, shape, tokens, team, kernel, why) if on_gpu else _on_cpus(settings, tokens, kernel, why)
+    kernel, why = attention.choose(settings.attention, team.device, head_width, settings.dtype)
+    found = _on_gpus(settings, shape, tokens, place, kernel, why) if place else _on_cpus(settings, tokens, kernel, why)
     _check_sharing(form, found.sequence_parallel, team.world_size)
-    return found
+    return replace(found, reasons=(*found.reasons, COARSE)) if settings.state_dtype == "bf16" else found
 
 
-def machine_of(team: Team) -> machine.Machine:
-    """The GPUs and hosts of this job, as this rank sees its own."""
+def machine_of(team: Team) -> machine.Machine | None:
+    """The GPUs and hosts of this job, the smallest where they differ; None on CPUs. Every rank must call it."""
+    if team.device.type != "cuda":
+        return None
     import torch
 
     gpu = torch.cuda.get_device_properties(team.device)
+    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    ranks = team.gather((gpu.total_memory, gpu.name, host_bytes, socket.gethostname()))
+    memory, name, *_ = min(ranks)
+    if len({rank[1] for rank in ranks}) > 1:
+        team.say(f"train: GPUs differ, all are taken for the smallest: {', '.join(sorted({r[1] for r in ranks}))}")
     return machine.seen(
-        gpu.name,
+        name,
         gpus=team.world_size,
-        gpus_per_node=min(team.world_size, torch.cuda.device_count()),
-        gpu_memory_bytes=gpu.total_memory,
-        host_memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        gpus_per_node=max(Counter(rank[3] for rank in ranks).values()),
+        gpu_memory_bytes=memory,
+        host_memory_bytes=min(rank[2] for rank in ranks),
     )
 
 
@@ -94,7 +109,12 @@ def _on_cpus(settings: Train, tokens: Sequence[int], kernel: Kernel, why: str) -
 
 
 def _on_gpus(
-    settings: Train, shape: shapes.Shape | None, tokens: Sequence[int], team: Team, kernel: Kernel, why: str
+    settings: Train,
+    shape: shapes.Shape | None,
+    tokens: Sequence[int],
+    place: machine.Machine,
+    kernel: Kernel,
+    why: str,
 ) -> Choices:
     from hpc.plan.layouts import choose as best
 
@@ -105,7 +125,7 @@ def _on_gpus(
             why=f"memory and time are predicted for {', '.join(shapes.DENSE)} only",
             next="choose a model of these architectures",
         )
-    found = best(shape, settings, tokens, machine_of(team))
+    found = best(shape, settings, tokens, place)
     assert found.activation_checkpointing != "half", "published rows alone have it"
     return Choices(
         found.offload,
@@ -138,4 +158,11 @@ def _check_formats(settings: Train) -> None:
             where="train.state_dtype",
             why=f"it is bf16, train.dtype is {settings.dtype}",
             next="set both to bf16, or train.state_dtype to fp32",
+        )
+    if settings.dtype == "fp32" and settings.attention in ("varlen", "flash"):
+        raise StageError(
+            f"the kernel {settings.attention} does not compute in fp32",
+            where="train.attention",
+            why=f"train.dtype is {settings.dtype}; variable-length kernels take 16 bits alone",
+            next="set train.attention to auto or sdpa, or train.dtype to bf16",
         )

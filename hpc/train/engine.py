@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from hpc.plan.memory import SUB_GROUP
 from hpc.recipe.schema import Train
 from hpc.train import mends, weights
 from hpc.train.batches import Batches
@@ -25,10 +26,6 @@ LEAST_BUCKET = 1_000_000
 """Elements: smaller messages cost more in starts than in bytes."""
 MOST_BUCKET = 500_000_000
 """Elements, DeepSpeed's default: more would only take memory."""
-
-SUB_GROUP = 50_000_000
-"""Elements that the optimizer steps at once. DeepSpeed moves whole groups to host memory: with its default of 1e9, a
-fifth of the states of 32B on 8 GPUs would round down to almost none."""
 
 
 def build(
@@ -92,6 +89,7 @@ def deepspeed_config(
         "data_types": {"grad_accum_dtype": "bf16" if low else "fp32"},
         "zero_optimization": _zero(settings, choices, layer_params(form), device == "cuda"),
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU at every pass
     }
     if low:
         config["bf16"] |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
@@ -150,8 +148,9 @@ def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[s
         "sub_group_size": SUB_GROUP,
         "stage3_gather_16bit_weights_on_model_save": True,
         # DeepSpeed's own linear adds the bias in place, into the very product that selective checkpointing has kept:
-        # recomputed, the bias would be there twice, and nothing would say so
-        "memory_efficient_linear": choices.checkpointing != "selective",
+        # recomputed, the bias would be there twice, and nothing would say so. Where whole layers are recomputed it makes
+        # torch compute their last product again, too, which nobody needs
+        "memory_efficient_linear": choices.checkpointing == "none",
     }
     if choices.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu, "ratio": choices.offload_ratio}
@@ -191,9 +190,10 @@ def _groups(network: nn.Module, settings: Train) -> list[dict[str, Any]]:
 
 def _keep_products() -> Any:
     """The two contexts of torch's selective checkpointing: results of matrix products and attention are kept."""
+    import torch.nn.attention.varlen  # its operation exists once it is imported
     from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-    aten = torch.ops.aten
+    aten, flash = torch.ops.aten, torch.ops.flash_attn
     kept = {
         aten.mm.default,
         aten.addmm.default,
@@ -203,6 +203,8 @@ def _keep_products() -> Any:
     }
     if hasattr(torch.ops.torch_attn, "_varlen_attn"):
         kept.add(torch.ops.torch_attn._varlen_attn.default)
+    if hasattr(flash, "_flash_attn_varlen_forward"):
+        kept.add(flash._flash_attn_varlen_forward.default)
 
     def policy(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
         return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE

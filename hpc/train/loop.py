@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpc.artifact import Work
+from hpc.errors import StageError
 from hpc.recipe.schema import Train
 from hpc.train import checkpoint, mends
 from hpc.train.attention import Bounds, Kernel
@@ -87,6 +88,7 @@ def run_step(trainer: DeepSpeedEngine, run: Run, cadence: checkpoint.Cadence, st
     trainer.step()
     due = team.leads and cadence.due(step + 1)
     summed, asked, wanted = team.sum([float(total), float(run.stop.asked), float(due)])
+    _check_finite(trainer, work, step, summed)
     return summed / team.world_size, asked > 0, wanted > 0
 
 
@@ -99,6 +101,20 @@ def learning_rate(settings: Train, step: int, num_steps: int) -> float:
     progress = (step - warmup) / max(1, num_steps - warmup)
     share = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}
     return settings.min_lr + (settings.lr - settings.min_lr) * share[settings.schedule]
+
+
+def _check_finite(trainer: DeepSpeedEngine, work: Work, step: int, loss: float) -> None:
+    """Raise StageError where loss or gradients have left the numbers: DeepSpeed would skip the step, or apply it."""
+    norm = trainer.get_global_grad_norm()
+    if math.isfinite(loss) and (norm is None or math.isfinite(norm)) and trainer.was_step_applied():
+        return
+    raise StageError(
+        f"training came apart in step {step + 1}",
+        where=f"train {work.key}",
+        why=f"the loss is {loss:g}, the norm of its gradient {norm}; nothing was saved since",
+        next="lower train.lr, raise train.warmup_ratio, or look for a broken weight or example (hpc show --example); "
+        "hpc submit goes on from the last checkpoint",
+    )
 
 
 def _grad_norm(trainer: DeepSpeedEngine) -> float:

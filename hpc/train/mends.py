@@ -24,6 +24,20 @@ def restore_linear() -> None:
     torch.nn.functional.linear = getattr(Replaced, "linear_bk", torch.nn.functional.linear)
 
 
+def restore_frequencies(network: torch.nn.Module) -> None:
+    """Make the frequencies of rotary embeddings anew, in fp32.
+
+    While ZeRO-3 builds a network, constructors of tensors give the training's number format whatever they were asked
+    for, and `network.to(bfloat16)` casts buffers too: in bf16 a position of 10,000 is then off by whole turns, in
+    training alone (DeepSpeed issue 4932).
+    """
+    for module in network.modules():
+        if hasattr(module, "original_inv_freq"):
+            anew: Any = type(module)
+            for name, made in anew(module.config).named_buffers(recurse=False):
+                module._buffers[name] = made.to(getattr(module, name).device)
+
+
 def hide_gathering() -> None:
     """Let selective checkpointing not see ZeRO-3 gather and release weights.
 

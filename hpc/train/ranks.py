@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,6 +65,14 @@ class Team:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def gather(self, value: T) -> list[T]:
+        """What every rank brings, in the order of ranks."""
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
     def sum(self, values: list[float]) -> list[float]:
         """Elementwise sum over ranks, in fp64."""
         import torch
@@ -99,9 +109,11 @@ def join(rank: int, world_size: int) -> Team:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
-    local_rank = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        # where Slurm shows every task its own GPU alone, all of them are number 0; DeepSpeed reads the variable, too
+        number = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+        os.environ["LOCAL_RANK"] = str(number)
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
@@ -122,11 +134,8 @@ def bound(team: Team) -> Iterator[str]:
     CPUAdam under offload is 1.16 times faster so (DeepSpeed's --bind_cores_to_rank). Ranks that Slurm has bound already
     differ in their cores and are left alone.
     """
-    import torch.distributed as dist
-
     before = os.sched_getaffinity(0)
-    told: list[tuple[str, tuple[int, ...]]] = [("", ())] * team.world_size
-    dist.all_gather_object(told, (socket.gethostname(), tuple(sorted(before))))
+    told = team.gather((socket.gethostname(), tuple(sorted(before, key=_core))))
     mine = told[team.rank]
     alike = [rank for rank, other in enumerate(told) if other == mine]
     share = len(mine[1]) // len(alike)
@@ -139,6 +148,15 @@ def bound(team: Team) -> Iterator[str]:
         yield f"cores: {share} of {len(mine[1])} for each of the {len(alike)} ranks of a node"
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _core(cpu: int) -> tuple[int, int]:
+    """Sorts the two threads of a core beside each other: two ranks on one core would slow each other down."""
+    try:
+        text = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii")
+        return int(re.split(r"[,-]", text)[0]), cpu
+    except (OSError, ValueError):
+        return cpu, cpu
 
 
 def _export(rank: int, world_size: int) -> None:

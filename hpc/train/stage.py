@@ -46,8 +46,8 @@ def run(work: Work) -> dict[str, Any]:
         tokenizer, rows, counts = _render(work, model)
         form, tokens = weights.shape(model), [len(row.ids) for row in rows]
         shape = shapes.read(weights.folder(model))
-        # one rank chooses for all: nodes may differ in host memory, and ranks of two layouts would wait for each other
-        chosen = team.agree(choices.choose(settings, form, shape, tokens, team) if team.leads else None)
+        place = choices.machine_of(team)
+        chosen = team.agree(choices.choose(settings, form, shape, tokens, team, place) if team.leads else None)
         assert chosen is not None
         learner.check(form, max(tokens), chosen.loss_chunk)
         batches = _batches(work, rows, chosen, shape, team)
@@ -55,8 +55,7 @@ def run(work: Work) -> dict[str, Any]:
         start = checkpoint.find(work, team, zero_form)
         trainer = engine.build(settings, batches, chosen, model, form, team, seed=work.seed, universal=start.universal)
         checkpoint.resume(trainer, start, team)
-        peak = choices.machine_of(team).tflops if team.device.type == "cuda" else None
-        meter = measure.Meter(batches, team, shape, peak)
+        meter = measure.Meter(batches, team, shape, place.tflops if place else None)
         sharers = engine.sharers(team, chosen.sequence_parallel)
         for line in (cores, *chosen.reasons, batches.about(), f"ready after {time.monotonic() - started:.1f} s"):
             team.say(f"train: {line}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hpc.errors import StageError
 from hpc.recipe.schema import Train
-from hpc.train import attention
+from hpc.train import attention, mends
 from hpc.train.text import ModelReference
 
 if TYPE_CHECKING:
@@ -49,8 +49,17 @@ def network(model: ModelReference, form: PretrainedConfig, settings: Train, conf
         StageError: the weights cannot be read.
     """
     attention.register()
-    if settings.init == "random":
-        return _drawn(form, settings, seed)
+    found = _drawn(form, settings, seed) if settings.init == "random" else _read(model, form, settings, config)
+    mends.restore_frequencies(found)
+    return found
+
+
+def dtype_of(settings: Train) -> torch.dtype:
+    """The number format of forward and backward."""
+    return torch.bfloat16 if settings.dtype == "bf16" else torch.float32
+
+
+def _read(model: ModelReference, form: PretrainedConfig, settings: Train, config: dict[str, Any]) -> PreTrainedModel:
     if settings.zero.stage != 3:
         return _whole(model, settings)
     from transformers.integrations import HfDeepSpeedConfig
@@ -59,11 +68,6 @@ def network(model: ModelReference, form: PretrainedConfig, settings: Train, conf
     found = _sharded(model, form, settings) or _whole(model, settings)
     del keep
     return found
-
-
-def dtype_of(settings: Train) -> torch.dtype:
-    """The number format of forward and backward."""
-    return torch.bfloat16 if settings.dtype == "bf16" else torch.float32
 
 
 def _sharded(model: ModelReference, form: PretrainedConfig, settings: Train) -> PreTrainedModel | None:

@@ -79,7 +79,7 @@ def run(case: dict[str, Any], team: ranks.Team) -> tuple[Course, Batches]:
     work: Any = SimpleNamespace(config=settings, seed=0, key="parity", beat=lambda: None)
     sharers = engine.sharers(team, chosen.sequence_parallel)
     going = loop.Run(work, team, batches, ranks.Stop(), measure.Meter(batches, team, None), chosen.kernel, sharers, {})
-    course = Course()
+    course = Course(frequencies=trainer.module.network.model.rotary_emb.inv_freq.clone())
     watch(trainer, course)
     for step in range(batches.num_steps):
         course.losses.append(loop.run_step(trainer, going, Cadence(0), step)[0])
@@ -115,6 +115,7 @@ def compare(course: Course, plain: Course) -> dict[str, Any]:
         "norm": max(abs(a - b) / b for a, b in zip(course.norms, plain.norms, strict=True)),
         "gradient": max(apart),
         "weight": max(moved),
+        "same_frequencies": torch.equal(course.frequencies, plain.frequencies),
         "bits": digest(course),
         "norms": course.norms,
         "losses": course.losses,

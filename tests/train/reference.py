@@ -30,12 +30,14 @@ class Course:
         losses, norms: by step; norms before clipping.
         gradients: by step and parameter, before clipping.
         weights: by parameter, after the last step.
+        frequencies: of the rotary embedding, in fp32: an error of 1 % is whole turns after a thousand positions.
     """
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     gradients: list[dict[str, torch.Tensor]] = field(default_factory=list)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    frequencies: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def documents(number: int = 22) -> list[Rendered]:
@@ -103,7 +105,7 @@ def train(model: Path, batches: list[list[Rendered]], settings: Train) -> Course
     assert settings.schedule == "cosine" and settings.min_lr == 0
     warmup = -int(-settings.warmup_ratio * len(batches) // 1)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, len(batches))
-    course = Course()
+    course = Course(frequencies=network.model.rotary_emb.inv_freq)
     for batch in batches:
         course.losses.append(loss_of(network, batch, settings.loss_average))
         course.gradients.append({name: p.grad.clone() for name, p in named.items()})

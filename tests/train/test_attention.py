@@ -75,8 +75,13 @@ def test_heads_are_shared_evenly_or_not_at_all() -> None:
     assert [size for size in range(1, 9) if ulysses.fits(40, 8, size)] == [1, 2, 4, 8]  # 14B and 32B
 
 
-def test_the_kernel_is_as_asked_or_the_best_there_is() -> None:
+def test_the_kernel_is_as_asked_or_the_best_that_computes_these_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert attention.choose("auto", cpu, 128)[0] == "sdpa"
-    assert attention.choose("auto", gpu, 128)[0] in ("varlen", "flash")
-    assert attention.choose("sdpa", gpu, 128) == ("sdpa", "as asked")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert attention.choose("auto", cpu, 128, "bf16")[0] == "sdpa"
+    assert attention.choose("auto", gpu, 128, "bf16")[0] == "varlen"
+    assert attention.choose("auto", gpu, 128, "fp32")[0] == "sdpa"
+    assert attention.choose("auto", gpu, 512, "bf16")[0] == "sdpa"
+    assert attention.choose("flash", gpu, 128, "bf16") == ("flash", "as asked")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert attention.choose("auto", gpu, 128, "bf16")[0] == "sdpa"

@@ -60,6 +60,11 @@ FEW: dict[str, dict[str, Any]] = {
     "shared_llama": {"sequence_parallel": 2, "model": "llama", "loss_chunk": 0, "zero": {"stage": 1}},
 }
 
+LOW: dict[str, dict[str, Any]] = {
+    "bf16": {"dtype": "bf16"},
+    "bf16_llama": {"dtype": "bf16", "model": "llama", "zero": {"stage": 1}},
+}
+
 OWN = ("own_adam", "thin", "partly")
 """Of parity.py, not of a recipe: CPUAdam, no weight too small to be cut, a part of the states left to torch."""
 
@@ -98,7 +103,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def few(train: Run) -> dict[str, dict[str, Any]]:
     """The everyday cases, on two ranks."""
-    return train(2, {name: {"epochs": 1, **case} for name, case in FEW.items()})
+    return train(2, {name: {"epochs": 1, **case} for name, case in {**FEW, **LOW}.items()})
 
 
 def far(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -128,7 +133,12 @@ def cover(factors: dict[str, Sequence[dict[str, Any]]], strength: int) -> Iterat
 
 def test_two_ranks_train_as_the_textbook_does_in_every_layout(few: dict[str, dict[str, Any]]) -> None:
     assert all(max(one["passes"]) > min(one["passes"]) for one in few.values())
-    assert far(few) == {}
+    assert far({name: few[name] for name in FEW}) == {}
+
+
+def test_positions_are_as_exact_in_bf16_as_in_fp32(few: dict[str, dict[str, Any]]) -> None:
+    """ZeRO-3 and casts of a whole network would round the frequencies of rotary embeddings, and nobody would see it."""
+    assert {name for name, one in few.items() if not one["same_frequencies"]} == set()
 
 
 def test_repetition_kept_activations_and_the_cut_of_files_change_no_bit(few: dict[str, dict[str, Any]]) -> None:
@@ -198,7 +208,7 @@ def test_offload_changes_no_bit_with_torchs_adamw(train: Run, dtype: str) -> Non
     )
     for same in (["1 none", "1 optimizer"], ["2 none", "2 optimizer"], ["3 none", "3 optimizer", "3 all"]):
         assert {found[name]["bits"] for name in same} == {found[same[0]]["bits"]}
-        assert found[same[-1]]["norms"] == pytest.approx(found[same[0]]["norms"], rel=3e-7)
+        assert found[same[-1]]["norms"] == pytest.approx(found[same[0]]["norms"], rel=1e-6)  # fp32 sums in two orders
 
 
 @pytest.mark.proof

@@ -175,6 +175,15 @@ def test_stages_that_cannot_be_converted_are_an_error_and_stage_0_needs_no_conve
 
 
 @pytest.mark.proof
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_training_that_comes_apart_ends_and_keeps_the_checkpoint_before_it(bench: Bench, stage: int) -> None:
+    asked = {"lr": 1e30, "grad_clip": 1e30, "save_every_steps": 1, "zero": {"stage": stage}}
+    said = launch(RANK, 2, job(bench, "apart", asked), expect=1)
+    assert "came apart in step" in said and "nan" in said.split("came apart")[1]
+    assert not (bench.attempt("apart") / "outcome.json").exists() and complete(bench.attempt("apart")) >= 1
+
+
+@pytest.mark.proof
 def test_a_partial_offload_keeps_the_moments_that_are_left_on_the_gpu(
     bench: Bench, halted: Callable[..., None]
 ) -> None:

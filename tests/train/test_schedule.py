@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from hpc.errors import StageError
 from hpc.recipe.schema import Train
+from hpc.train import loop
 from hpc.train.loop import learning_rate
 
 
@@ -14,6 +20,21 @@ def test_s1_schedule_warms_up_16_of_315_steps() -> None:
     assert learning_rate(s1, 8, 315) == pytest.approx(0.5e-5)
     assert learning_rate(s1, 16, 315) == pytest.approx(1e-5)
     assert learning_rate(s1, 315, 315) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "applied"),
+    [(math.nan, 1.0, True), (math.inf, None, True), (2.0, math.inf, True), (2.0, math.nan, True), (2.0, 1.0, False)],
+)
+def test_a_step_that_left_the_numbers_ends_the_training_before_anything_is_saved(
+    loss: float, norm: float | None, applied: bool
+) -> None:
+    trainer: Any = SimpleNamespace(get_global_grad_norm=lambda: norm, was_step_applied=lambda: applied)
+    with pytest.raises(StageError, match="came apart in step 8") as caught:
+        loop._check_finite(trainer, SimpleNamespace(key="k"), 7, loss)  # type: ignore[arg-type]
+    assert "last checkpoint" in caught.value.next
+    whole: Any = SimpleNamespace(get_global_grad_norm=lambda: None, was_step_applied=lambda: True)
+    loop._check_finite(whole, SimpleNamespace(key="k"), 7, 2.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
