@@ -6,13 +6,13 @@ the examples that it really trains on.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from hpc import host
 from hpc.errors import StageError
 from hpc.plan import machine, shapes
 from hpc.recipe.schema import Train
@@ -78,8 +78,7 @@ def machine_of(team: Team) -> machine.Machine | None:
     import torch
 
     gpu = torch.cuda.get_device_properties(team.device)
-    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    ranks = team.gather((gpu.total_memory, gpu.name, host_bytes, socket.gethostname()))
+    ranks = team.gather((gpu.total_memory, gpu.name, host.memory_bytes(), socket.gethostname()))
     memory, name, *_ = min(ranks)
     if len({rank[1] for rank in ranks}) > 1:
         team.say(f"train: GPUs differ, all are taken for the smallest: {', '.join(sorted({r[1] for r in ranks}))}")

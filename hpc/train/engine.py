@@ -137,6 +137,8 @@ def sharers(team: Team, size: int) -> Sharers | None:
 def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[str, Any]:
     """Buckets follow the layers: one layer is fetched ahead and one is reduced behind."""
     bucket = min(max(layer, LEAST_BUCKET), MOST_BUCKET)
+    # one layer at work and one ahead; DeepSpeed's default of 1e9 elements would hold 2 GB of small models' layers
+    live = 2 * bucket
     zero: dict[str, Any] = {
         "stage": zero_stage(settings),
         "overlap_comm": on_gpu,
@@ -144,6 +146,8 @@ def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[s
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
         "stage3_prefetch_bucket_size": bucket,
+        "stage3_max_live_parameters": live,
+        "stage3_max_reuse_distance": live,
         "stage3_param_persistence_threshold": max(bucket // 1000, 100_000),
         "sub_group_size": SUB_GROUP,
         "stage3_gather_16bit_weights_on_model_save": True,

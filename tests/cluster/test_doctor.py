@@ -343,21 +343,6 @@ def test_the_profiles_quota_counts_what_lies_under_the_root(tmp_path):
     assert found["free inodes"].found.startswith("6 files can still be made") and found["free inodes"].state == "warn"
 
 
-def test_the_least_limit_of_the_control_groups_counts(tmp_path):
-    v2 = tmp_path / "v2/system/job_7/step_0"
-    v2.mkdir(parents=True)
-    (v2 / "memory.max").write_text("max\n")
-    (v2.parent / "memory.max").write_text(f"{3 * 2**30}\n")
-    proc = tmp_path / "cgroup"
-    proc.write_text("0::/system/job_7/step_0\n")
-    assert here.cgroup_limit(proc, tmp_path / "v2") == 3 * 2**30
-    v1 = tmp_path / "v1/memory/slurm/job_7"
-    v1.mkdir(parents=True)
-    (v1 / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    proc.write_text("4:memory:/slurm/job_7\n2:cpu:/slurm\n")
-    assert here.cgroup_limit(proc, tmp_path / "v1") is None
-
-
 def test_the_jobs_python_is_run_with_its_setup_lines(tmp_path):
     good = here.environment(["data", "grade"], sys.executable, ["export A=1"])
     assert good.state == "ok" and "math-verify" in good.found

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hpc
-from hpc import track
+from hpc import host, track
 from hpc.cluster.profile import KINDS, Profile
 from hpc.cluster.site.facts import Row
 from hpc.errors import ClusterError, StageError
@@ -307,34 +307,12 @@ def memory() -> Iterator[Row]:
     yield Row(
         "limits", "warn" if few else "ok", shown, "ulimit -n 65536 in setup: data sets open many files" if few else ""
     )
-    limit = cgroup_limit()
+    limit = host.cgroup_limit()
     if limit is not None:
         yield Row("memory of the job", "ok", f"{limit / GIB:.1f} GiB by its control group")
     else:
         asked = os.environ.get("SLURM_MEM_PER_NODE", "")
         yield Row("memory of the job", "ok", f"asked {asked or '?'} MB; no control group holds the job to it")
-
-
-def cgroup_limit(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that the control group (v1 or v2) allows to this process and its parents; None without a limit."""
-    found = []
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        v1 = "memory" in controllers.split(",")
-        if not v1 and controllers:
-            continue
-        base = mount / "memory" if v1 else mount
-        name = "memory.limit_in_bytes" if v1 else "memory.max"
-        folder = base / path.lstrip("/")
-        for each in (folder, *folder.parents):
-            if each.is_relative_to(base) and (each / name).is_file():
-                value = (each / name).read_text().strip()
-                found += [int(value)] if value.isdigit() and int(value) < 2**60 else []
-    return min(found, default=None)
 
 
 def output(command: list[str]) -> str:
