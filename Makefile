@@ -40,7 +40,7 @@ proof: setup  ## everything: all faults, repetitions; the summary is kept in ben
 	    --summary bench/results/$$(date +%F)-proof.json --faults-table bench/results/$$(date +%F)-faults.json $(TEST_ARGS)
 
 proof-ci: setup  ## one example of every kind of proof
-	python -m pytest -m proof_ci $(TEST_ARGS)
+	python -m pytest -n 2 --dist loadgroup -m proof_ci $(TEST_ARGS)
 
 soak: setup  ## 200 runs on a throw-away Slurm under 15 minutes of random faults; the record goes to bench/results
 	SOAK_RUNS=$(SOAK_RUNS) SOAK_MINUTES=$(SOAK_MINUTES) SOAK_SEED=$(SOAK_SEED) \
