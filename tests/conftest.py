@@ -25,6 +25,7 @@ def why_no_slurm():
     return "" if os.geteuid() == 0 else "a private Slurm needs root"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config, items):
     reason = why_no_slurm()
     for item in items:
