@@ -154,6 +154,10 @@ def test_two_recipes_are_compared_key_by_key(workspace):
             ["next: hpc fetch recipes/base.yaml model=org/model resources.train.gpus=0 train.lr=2 --on local (where"],
         ),
         (["show", "recipes/base.yaml", "recipes/base.yaml", "recipes/base.yaml"], ["show compares two"]),
+        (
+            ["submit", "recipes/base.yaml", "model=Qwen/Qwen2.5-72B-Instruct", "train.zero.offload=none"],
+            ["does not fit on 16 GPUs", "train.zero.offload", "--yes submits it"],
+        ),
         (["plan", "recipes/base.yaml", "--on", "h100x80"], ["h100x80", "h100x8"]),
     ],
 )

@@ -23,7 +23,7 @@ def submit(
     on: On = None,
     as_json: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write the job files, submit nothing")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask above the profile's confirm_gpu_hours")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="submit above confirm_gpu_hours, and what would not fit")] = False,
     only: Only = None,
     again: Annotated[
         list[str] | None,
@@ -35,9 +35,12 @@ def submit(
     from hpc.cluster import fetch as fetching
     from hpc.cluster import submit as submitting
     from hpc.cluster import text
+    from hpc.plan import forecast
 
     document, profile = common.planned(x, overrides, on, smoke)
     document, keys = common.selected(document, profile, only, again)
+    if not yes and (refused := forecast.refused(document)):
+        raise refused
     if not dry_run:
         fetching.refuse(document, profile, common.said(x, overrides, on or profile.name))
         _confirm(document, profile, yes)

@@ -47,7 +47,7 @@ def predict(stages: dict[str, Stage], to_make: Iterable[str]) -> dict[str, Any]:
         if start not in known:
             known[start] = parameters(stage, stages)
     sizes = {stage.key: known[files.canonical(stage.inputs["model"])] for stage in trainings}
-    unknown = sorted({_origin(s, stages) for s in trainings if sizes[s.key] is None})
+    unknown = sorted({origin(s, stages) for s in trainings if sizes[s.key] is None})
     most = max((s.config.get("keep_checkpoints", KEEP) for s in trainings), default=KEEP)
     models = sum((sizes[s.key] or 0) * EXPORT_BYTES[s.config["dtype"]] for s in trainings)
     states = sum((sizes[s.key] or 0) * state_bytes(s.config) * _saved(s) for s in trainings)
@@ -75,7 +75,7 @@ def line(disk: dict[str, Any]) -> str:
     known = disk["models_bytes"] + disk["checkpoints_bytes"]
     if disk["unknown"]:
         least = f"more than {room.size(known)}" if known else "unknown"
-        return f"disk: {least}: the size of {', '.join(disk['unknown'])} is not known before it is fetched{free}"
+        return f"disk: {least}: the size of {', '.join(disk['unknown'])} is not known here{free}"
     short = disk.get("free") and disk["free"]["bytes"] is not None and disk["free"]["bytes"] < disk["peak_bytes"]
     return (
         f"disk: {room.size(disk['peak_bytes'])} at most, predicted ({disk['trainings']} trainings: models "
@@ -106,10 +106,24 @@ def shape(stage: Stage, stages: Mapping[str, Stage]) -> Shape | None:
     return found or (shapes.named(source["ref"]) if "ref" in source else None)
 
 
-def _origin(stage: Stage, stages: dict[str, Stage]) -> str:
+def refused(stage: Stage, stages: Mapping[str, Stage], longest: int) -> str:
+    """Why a training refuses the model that it starts from, as far as a config.json here tells; else empty.
+
+    Args:
+        longest: tokens of its longest example.
+    """
+    source = stage.inputs["model"]
+    if "key" in source:
+        return refused(stages[source["key"]], stages, longest) if source["key"] in stages else ""
+    folder = _folder(source)
+    return shapes.refused(folder, longest) if folder else ""
+
+
+def origin(stage: Stage, stages: Mapping[str, Stage]) -> str:
+    """The model that a training starts from in the end, as the recipe names it."""
     source = stage.inputs["model"]
     if source.get("key") in stages:
-        return _origin(stages[source["key"]], stages)
+        return origin(stages[source["key"]], stages)
     return source.get("ref", "").removesuffix("@main") or source.get("path") or f"train {source.get('key')}"
 
 
@@ -144,7 +158,14 @@ def _count(folder: Path) -> int | None:
 def _tried(how: Callable[[Path], int | None], folder: Path) -> int | None:
     try:
         return how(folder)
-    except (OSError, ValueError, KeyError, struct.error):  # absent, torn, or of another shape: not known
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ZeroDivisionError,
+        struct.error,
+    ):  # absent, torn, or of another shape: not known
         return None
 
 
@@ -175,5 +196,5 @@ def _from_config(folder: Path) -> int | None:
 def _configured(folder: Path) -> Shape | None:
     try:
         return shapes.read(folder)
-    except (OSError, ValueError, KeyError):  # absent, torn, or of another make: not known
+    except (OSError, ValueError, KeyError, TypeError):  # absent, torn, or of another make: not known
         return None

@@ -95,6 +95,8 @@ def _needed(graph: Graph, published: dict[str, Path]) -> set[str]:
 def document(plan: Plan) -> dict[str, Any]:
     """The plan as plain JSON; hours, memory and dollars are null where they are not predicted."""
     stages = [_stage(plan, s) for s in plan.graph.stages.values()]
+    to_make = {key for job in plan.jobs for key in job.stages}
+    told = forecast.notes(stages, plan.graph.stages, to_make) if plan.profile else []
     made = {
         "name": plan.sweep.name,
         "path": plan.sweep.path,
@@ -105,9 +107,9 @@ def document(plan: Plan) -> dict[str, Any]:
         "tasks": _tasks(plan.graph.stages.values()),
         "jobs": [job.document() for job in plan.jobs],
         "arrays": [vars(array) for array in plan.arrays],
-        "notes": plan.notes,
+        "notes": [*plan.notes, *told],
         "report": plan.sweep.report,
-        "totals": {**_totals(plan), **forecast.totals(stages, [key for job in plan.jobs for key in job.stages])},
+        "totals": {**_totals(plan), **forecast.totals(stages, to_make)},
     }
     # repositories whose commit is not known here: not pinned in the recipe, and not fetched into the cache
     return {**made, "unpinned": [need.title for need in hub.needs(made) if need.revision == "main"]}

@@ -46,6 +46,12 @@ class Problem:
         return max(self.tokens) * (1 if self.settings.pack else self.settings.micro_batch)
 
     @cached_property
+    def least_row(self) -> int:
+        """Tokens of the shortest row that is allowed: the longest example's, or as asked."""
+        asked = self.settings.row_tokens if self.settings.pack else "auto"
+        return self.longest if asked == "auto" else max(asked, self.longest)
+
+    @cached_property
     def means(self) -> tuple[float, float]:
         """Mean length, and mean of the squared lengths."""
         count = len(self.tokens)
@@ -84,7 +90,7 @@ def feasible(problem: Problem) -> Iterator[Setup]:
 
 def candidates(problem: Problem) -> Iterator[Setup]:
     """Every setup that the settings leave open, simplest first, without rows."""
-    settings, zero = problem.settings, problem.settings.zero
+    settings = problem.settings
     kept = settings.activation_checkpointing
     for offload, ratio in _offloads(problem):
         for sharing in _sharings(problem):
@@ -92,7 +98,7 @@ def candidates(problem: Problem) -> Iterator[Setup]:
                 yield Setup(
                     ranks=problem.machine.gpus,
                     row_tokens=0,
-                    zero_stage=zero.stage,
+                    zero_stage=memory.zero_stage(settings),
                     offload=offload,
                     ratio=ratio,
                     sharing=sharing,
@@ -107,14 +113,14 @@ def candidates(problem: Problem) -> Iterator[Setup]:
 
 def _offloads(problem: Problem) -> Iterator[tuple[Offload, float]]:
     zero = problem.settings.zero
-    asked = zero.offload
+    asked, stage = zero.offload, memory.zero_stage(problem.settings)
     ratios = RATIOS if zero.offload_ratio == "auto" else (float(zero.offload_ratio),)
-    ratios = ratios if zero.stage == 3 else (1.0,)  # DeepSpeed divides the states at stage 3 alone
+    ratios = ratios if stage == 3 else (1.0,)  # DeepSpeed divides the states at stage 3 alone
     if asked in ("auto", "none"):
         yield "none", 0.0
-    if asked in ("auto", "optimizer"):
+    if asked in ("auto", "optimizer") and stage > 0:
         yield from (("optimizer", ratio) for ratio in ratios)
-    if asked == "all" or (asked == "auto" and zero.stage == 3):
+    if asked in ("auto", "all") and stage == 3:
         yield "all", 1.0
 
 
@@ -140,10 +146,9 @@ def _row(problem: Problem, setup: Setup) -> int:
     fits = memory.most_tokens(problem.shape, setup, problem.gpu_limit)
     if not settings.pack:
         return problem.longest if fits >= problem.longest else 0
-    if settings.row_tokens != "auto":
-        asked = max(settings.row_tokens, problem.longest)
-        return asked if fits >= asked else 0
-    if fits < problem.longest:
+    if fits < problem.least_row:
         return 0
+    if settings.row_tokens != "auto":
+        return problem.least_row
     useful = math.ceil(problem.largest_batch / setup.groups * 1.1 / ROW_STEP) * ROW_STEP
     return max(problem.longest, min(useful, fits // ROW_STEP * ROW_STEP))

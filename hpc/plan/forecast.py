@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hpc import files
-from hpc.errors import PlanError
+from hpc.errors import HpcError, PlanError
 from hpc.plan import disk, layouts, lengths, machine, shapes, speed
 from hpc.plan.graph import Stage
 from hpc.plan.lengths import Lengths
@@ -41,6 +41,8 @@ DISK_GB_S = 2.0
 """What one node reads from or writes to a shared file system, GB/s."""
 SAVE_SHARE, SAVE_LEAST_S, SAVE_MOST_S = 0.02, 300.0, 3600.0
 """How the loop spaces its checkpoints where that is automatic (hpc/train/checkpoint.py)."""
+LEAD = 1.5
+"""Times that a save must fit between the warning of a stop and the stop, beside one step."""
 TIMED = set(Train.__dataclass_fields__) - {
     *("lr", "schedule", "min_lr", "warmup_ratio", "betas", "eps", "weight_decay", "grad_clip", "loss_average"),
     *("init", "edition", "log_every_steps", "keep_checkpoints", "attention"),
@@ -66,23 +68,92 @@ class Trained:
 def of(stage: Stage, stages: Mapping[str, Stage], published: Mapping[str, Path], profile: Profile, nodes: int) -> Told:
     """The forecast of a train stage as a plain document; None where there is nothing to predict (CPUs, unknown model).
 
-    Where no layout fits it holds {"error": {"what", "why", "next"}} instead.
+    Where no layout fits, or training would refuse the model or the data, it holds {"error": {"what", "why", "next"}}.
     """
-    if stage.stage != "train" or not stage.resources.gpus or (shape := disk.shape(stage, stages)) is None:
+    if stage.stage != "train" or not stage.resources.gpus:
         return None
-    place = machine.of(profile, gpus=stage.resources.gpus, nodes=nodes, gpu=stage.resources.gpu)
+    tokens = lengths.of(stage, stages, published)
+    if error := _refused(stage, stages, tokens):
+        return _as_error(error)
+    if (shape := disk.shape(stage, stages)) is None:
+        return None
+    asked = stage.resources
+    place = machine.of(profile, gpus=asked.gpus, nodes=nodes, gpu=asked.gpu, memory_gib=asked.memory_gib)
     settings = files.canonical({k: v for k, v in stage.config.items() if k in TIMED})
-    found = _made(Trained(shape, settings, lengths.of(stage, stages, published), place))
+    found = _made(Trained(shape, settings, tokens, place))
     return {**found, "published": _beside(stage, stages, shape)}
+
+
+def _refused(stage: Stage, stages: Mapping[str, Stage], tokens: Lengths) -> PlanError | None:
+    """What training will refuse before its first step, as far as that can be told here."""
+    most, drop = stage.config["max_tokens"], stage.config["overlong"] == "drop"
+    shortest, longest = tokens.surely
+    if drop and shortest > most:
+        return PlanError(
+            "no example is left to train on",
+            where="train.max_tokens",
+            why=f"overlong=drop leaves out what is longer than {most:,} tokens, and the shortest example has "
+            f"{min(tokens.tokens):,} ({tokens.kind}: {tokens.how})",
+            next=f"set train.max_tokens={max(tokens.tokens)}, or train.overlong=cut",
+        )
+    if why := disk.refused(stage, stages, longest if drop else min(longest, most)):
+        return PlanError(
+            f"{disk.origin(stage, stages)} cannot be trained here",
+            where="config.json",
+            why=why,
+            next="choose another model, or lower train.max_tokens where a window is too short",
+        )
+    return None
+
+
+def _as_error(error: HpcError) -> dict[str, Any]:
+    return {"error": {"what": error.what, "why": error.why, "next": error.next}}
+
+
+def refused(document: Mapping[str, Any]) -> HpcError | None:
+    """Why a plan's first training that is to be made would fail; None where nothing is predicted to."""
+    keys = {key for job in document["jobs"] for key in job["stages"]}
+    for stage in document["stages"]:
+        error = (stage.get("forecast") or {}).get("error")
+        if error and stage["key"] in keys:
+            where = f"train {stage['key']} ({stage['recipe']})"
+            return PlanError(error["what"], where=where, why=error["why"], next=f"{error['next']} (--yes submits it)")
+    return None
+
+
+def notes(made: Sequence[Mapping[str, Any]], stages: Mapping[str, Stage], to_make: Collection[str]) -> list[str]:
+    """What a plan's notes say of its trainings on GPUs: those that would fail, and those that are not predicted.
+
+    Args:
+        made: stages of the document, with their forecasts; to_make: keys of those that a job will make.
+    """
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for stage in made:
+        if stage["stage"] != "train" or not stage["gpus"] or stage["key"] not in to_make:
+            continue
+        if stage["forecast"] is None:
+            model = disk.origin(stages[stage["key"]], stages)
+            words = f"has no forecast: the shape of {model} is not known (hpc/plan/shapes.yaml)"
+            alike.setdefault(words, []).append(stage)
+        elif error := stage["forecast"].get("error"):
+            words = f"would fail: {error['what']}; {error['why']}; next: {error['next']}"
+            alike.setdefault(words, []).append(stage)
+    return [
+        f"train {found[0]['key'][:8]} ({found[0]['recipe']})"
+        f"{f' and {len(found) - 1} more' if len(found) > 1 else ''} {words}"
+        for words, found in alike.items()
+    ]
 
 
 @cache
 def _made(trained: Trained) -> dict[str, Any]:
     tree = json.loads(trained.settings)
-    timeless = files.canonical({k: v for k, v in tree.items() if k not in ("epochs", "save_every_steps")})
+    timely = {k: v for k, v in tree.items() if k not in ("epochs", "save_every_steps")}
+    # a bound that no example reaches bounds nothing: settings that differ in it alone share a layout
+    timeless = files.canonical({**timely, "max_tokens": min(tree["max_tokens"], max(trained.tokens.tokens))})
     layout = _laid(replace(trained, settings=timeless))
     if isinstance(layout, PlanError):
-        return {"error": {"what": layout.what, "why": layout.why, "next": layout.next}}
+        return _as_error(layout)
     return document(trained.shape, typed.build(Train, tree), trained.tokens, trained.machine, layout)
 
 
@@ -98,7 +169,7 @@ def _laid(trained: Trained) -> layouts.Layout | PlanError:
 def document(shape: Shape, settings: Train, tokens: Lengths, place: Machine, layout: layouts.Layout) -> dict[str, Any]:
     """The forecast of a training in a layout. Bytes in GB (1e9), times as their names say; null is not known."""
     trained = tokens.limited(settings.max_tokens, settings.overlong)
-    step = _range(layout.step, trained.spread)
+    step, pace = _range(layout.step, trained.spread), _range(layout.step, 0.0)  # a rate has no error of the lengths
     per_epoch = trained.rows and math.ceil(trained.rows / settings.batch_size)
     steps = per_epoch and math.ceil(settings.epochs * per_epoch)
     checkpoint, save_s = _checkpoint(shape, settings, place)
@@ -106,24 +177,28 @@ def document(shape: Shape, settings: Train, tokens: Lengths, place: Machine, lay
     made = {
         "predicted": True,
         "layout": _layout(layout),
-        "reasons": [*layout.reasons, *_assumptions(trained, place)],
+        "reasons": [*layout.reasons, *_assumptions(trained, _overlong(settings, tokens), place)],
         "memory_gb_per_gpu": _around(layout.memory.gpu_bytes / 1e9, MEMORY_ERROR),
         "memory_gb_per_host": _around(layout.memory.host_bytes / 1e9, MEMORY_ERROR),
         "memory_parts_gb": _rounded(layout.memory),
         "lengths": {"mean_tokens": round(trained.mean), "rows": trained.rows, "kind": trained.kind, "how": trained.how},
+        "overlong": _overlong(settings, tokens),
         "steps": steps,
         "step_s": step,
         "epoch_s": per_epoch and _times(step, per_epoch),
         "train_hours": steps and _times(step, steps / 3600),
         "start_and_export_s": _assumed(overhead),
-        "tokens_per_s": _inverse(step, layout.work.batch_tokens),
-        "mfu": _inverse(step, layout.step.mfu * layout.step_s),
+        "tokens_per_s": _inverse(pace, layout.work.batch_tokens),
+        "mfu": _inverse(pace, layout.step.mfu * layout.step_s),
         "balance": round(layout.work.balance, 3),
         "checkpoint_gb": round(checkpoint / 1e9, 1),
         "save_s": _assumed(save_s),
         "save_every_s": save_interval_s(settings, layout.step_s, save_s),
+        "lead_s": math.ceil(LEAD * _assumed(save_s)["high"] + step["high"]),
     }
-    return {**made, **_cost(made, steps, place), "preemption": _preemption(made)}
+    # an automatic interval follows from a save, and the loop has not seen one yet
+    first = SAVE_LEAST_S if settings.save_every_steps == "auto" else save_interval_s(settings, layout.step_s, save_s)
+    return {**made, **_cost(made, steps, place, first), "preemption": _preemption(made)}
 
 
 def columns(told: Told) -> dict[str, Any]:
@@ -226,11 +301,20 @@ def _rounded(memory: Memory) -> dict[str, dict[str, float]]:
     }
 
 
-def _assumptions(tokens: Lengths, place: Machine) -> list[str]:
+def _overlong(settings: Train, tokens: Lengths) -> str:
+    """How many examples are longer than max_tokens, and what becomes of them; empty where none is."""
+    share = tokens.over(settings.max_tokens)
+    number = f"{round(share * tokens.rows):,}" if tokens.rows else f"{100 * share:.1f} %"
+    return f"{number} {'cut' if settings.overlong == 'cut' else 'dropped'} at {settings.max_tokens:,}" if share else ""
+
+
+def _assumptions(tokens: Lengths, overlong: str, place: Machine) -> list[str]:
     rows = f"{tokens.rows:,} examples" if tokens.rows else "an unknown number of examples"
+    more = f", {overlong}" if overlong else ""
+    assumed = f"; assumed: {', '.join(place.assumed)}" if place.assumed else ""
     return [
-        f"lengths ({tokens.kind}): {rows} of {tokens.mean:,.0f} tokens on average; {tokens.how}",
-        f"hardware: {place.gpus} x {place.name}, {place.tflops:g} TFLOP/s; {'; '.join(place.assumed)}",
+        f"lengths ({tokens.kind}): {rows} of {tokens.mean:,.0f} tokens on average{more}; {tokens.how}",
+        f"hardware: {place.gpus} x {place.name}, {place.tflops:g} TFLOP/s{assumed}",
     ]
 
 
@@ -246,12 +330,17 @@ def _overhead(shape: Shape, settings: Train, place: Machine) -> float:
     return START_S + 2 * size / (DISK_GB_S * 1e9)
 
 
-def _cost(made: Mapping[str, Any], steps: int | None, place: Machine) -> dict[str, Any]:
-    """Hours of the job, with its start, its checkpoints and its export; GPU-hours and dollars of them."""
+def _cost(made: Mapping[str, Any], steps: int | None, place: Machine, first: float | None) -> dict[str, Any]:
+    """Hours of the job, with its start, its checkpoints and its export; GPU-hours and dollars of them.
+
+    Args:
+        first: seconds until the first checkpoint; None where none is saved.
+    """
     if not steps:
         return {"hours": None, "gpu_hours": None, "usd": None}
     train, every, price = made["train_hours"], made["save_every_s"], place.usd_per_gpu_hour
-    saves = train["mid"] * 3600 // every if every else 0
+    after = train["mid"] * 3600 - (first or 0.0)
+    saves = 1 + after // every if every and after > 0 else 0
     more = {k: (made["start_and_export_s"][k] + saves * made["save_s"][k]) / 3600 for k in train}
     hours = {k: round(train[k] + more[k], 4) for k in train}
     return {
@@ -265,7 +354,8 @@ def _preemption(made: Mapping[str, Any]) -> dict[str, Range | None]:
     """Seconds that a stop costs: warned, it saves first; else half the time between two checkpoints goes too."""
     save, start, every = made["save_s"], made["start_and_export_s"], made["save_every_s"]
     again = {k: start[k] + save[k] for k in save}  # to start, and to read the checkpoint
-    unwarned = None if every is None else {k: round(v + every / 2) for k, v in again.items()}
+    whole = made["train_hours"]["mid"] * 3600 if made["train_hours"] else math.inf
+    unwarned = None if every is None else {k: round(v + min(every, whole) / 2) for k, v in again.items()}
     return {"warned_s": {k: round(v + save[k]) for k, v in again.items()}, "unwarned_s": unwarned}
 
 

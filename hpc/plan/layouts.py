@@ -104,6 +104,13 @@ def _check(problem: Problem) -> None:
             why=f"offload is all, stage is {settings.zero.stage}: DeepSpeed would leave the parameters on the GPU",
             next="set train.zero.stage=3, or train.zero.offload=optimizer",
         )
+    if settings.zero.offload == "optimizer" and memory.zero_stage(settings) == 0:
+        raise PlanError(
+            "optimizer states are offloaded where they are sharded",
+            where="train.zero",
+            why="offload is optimizer, stage is 0 in fp32: DeepSpeed would leave them on the GPU",
+            next="set train.zero.stage to 1 or more, or train.zero.offload=none",
+        )
     if settings.memory_share > 1:
         raise PlanError(
             f"train.memory_share is {settings.memory_share:g}",

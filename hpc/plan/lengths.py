@@ -1,7 +1,8 @@
-"""How many tokens the examples of a training have: counted where they are at hand, else by a published histogram.
+"""How many tokens the examples of a training have: counted where that is possible, else published, else estimated.
 
-A plan has no tokenizer. Texts at hand are counted by their bytes (BYTES_PER_TOKEN); a published data artifact whose
-stage counted with a model's tokenizer is taken at its word.
+A plan has no tokenizer. A published data artifact whose stage counted with a model's tokenizer is taken at its word;
+examples of a source with a published histogram follow that, however many they are; other texts at hand are estimated
+by their bytes (BYTES_PER_TOKEN).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ POINTS = 2048
 READ_BYTES = 64 << 20
 """Larger files are not read for a plan."""
 
-Kind = Literal["counted", "published", "assumed"]
+Kind = Literal["counted", "published", "estimated", "assumed"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,18 @@ class Lengths:
     def mean(self) -> float:
         """Tokens of an example, on average."""
         return sum(self.tokens) / len(self.tokens)
+
+    def over(self, max_tokens: int) -> float:
+        """Share of the examples that are longer than max_tokens."""
+        return sum(n > max_tokens for n in self.tokens) / len(self.tokens)
+
+    @property
+    def surely(self) -> tuple[int, int]:
+        """The shortest and the longest example, smaller by two standard deviations: less than what there is. 0 where
+        lengths are assumed.
+        """
+        share = 0.0 if self.kind == "assumed" else math.exp(-2 * self.spread)
+        return int(min(self.tokens) * share), int(max(self.tokens) * share)
 
     def limited(self, max_tokens: int, overlong: str) -> Lengths:
         """What is trained: longer examples are cut or left out."""
@@ -116,7 +129,7 @@ def _joined(parts: list[Lengths]) -> Lengths:
     shares = [(p.rows or 1) / (rows or len(parts)) for p in parts]
     tokens = [n for p, share in zip(parts, shares, strict=True) for n in _thinned(p.tokens, round(POINTS * share))]
     kinds: list[Kind] = [p.kind for p in parts]
-    kind: Kind = next((k for k in ("assumed", "published") if k in kinds), "counted")
+    kind: Kind = next((k for k in ("assumed", "estimated", "published") if k in kinds), "counted")
     how = "; ".join(dict.fromkeys(p.how for p in parts))
     return Lengths(tuple(tokens), rows, kind, how, max(p.spread for p in parts))
 
@@ -157,12 +170,24 @@ def _lognormal(row: Mapping[str, Any], shares: Iterable[float]) -> Iterator[floa
 
 
 def _counted(path: Path, stage: Stage) -> Lengths:
-    """The examples of a published artifact: its own counts where these are tokens, else their bytes."""
+    """The examples of a published artifact: its own counts where these are tokens, else as its source is known to be,
+    else their bytes.
+    """
     exact = stage.config.get("tokenizer", "words") != "words"
     stat = path.stat()
     tokens = _examples(path, exact, stat.st_size, stat.st_mtime_ns)
-    how = "counted by the data stage" if exact else f"counted at {BYTES_PER_TOKEN} bytes a token"
-    return Lengths(tokens, len(tokens), "counted", f"{len(tokens)} examples {how}", 0.02 if exact else BYTES_SPREAD)
+    if exact:
+        return Lengths(tokens, len(tokens), "counted", f"{len(tokens)} examples counted by the data stage", 0.02)
+    told = planned(stage)
+    if told.kind == "published" and not _filtered(stage.config):
+        return Lengths(told.tokens, len(tokens), "published", f"{told.how}; {len(tokens)} of them here", told.spread)
+    how = f"{len(tokens)} examples at {BYTES_PER_TOKEN} bytes a token"
+    return Lengths(tokens, len(tokens), "estimated", how, BYTES_SPREAD)
+
+
+def _filtered(config: Mapping[str, Any]) -> bool:
+    """Whether filters have changed the distribution of lengths."""
+    return bool(config.get("filters")) or any(part.get("filters") for part in config.get("mix", {}).values())
 
 
 @cache
@@ -193,8 +218,8 @@ def _local(source: str) -> Lengths | None:
     tokens = tuple(_tokens(vars(example), False) for example in registry.load(spec))
     if not tokens:
         return None
-    how = f"{len(tokens)} rows of {path.name} counted at {BYTES_PER_TOKEN} bytes a token"
-    return Lengths(tokens, len(tokens), "counted", how, BYTES_SPREAD)
+    how = f"{len(tokens)} rows of {path.name} at {BYTES_PER_TOKEN} bytes a token"
+    return Lengths(tokens, len(tokens), "estimated", how, BYTES_SPREAD)
 
 
 @cache

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from hpc.plan.shapes import Shape
+from hpc.recipe.schema import Train
 
 Offload = Literal["none", "optimizer", "all"]
 Checkpointing = Literal["none", "selective", "half", "full", "offloaded"]
@@ -26,6 +27,8 @@ RESERVE_BYTES = 3e9
 """Communication buckets, fragments of the allocator: what the published peaks have beside the parts above."""
 RANK_BYTES = 6e9
 """Host memory of one rank without any state: Python, torch, pinned buffers, the shard that is being loaded."""
+EXPORT_BYTES = 5e9
+"""Most host memory of rank 0 while it writes the trained weights, one shard after the other (hpc/train/export.py)."""
 USABLE_HOST = 0.9
 LOGIT_BYTES = 12
 """Bytes that every logit takes in Hugging Face's loss: fp32 copy, log-probabilities, gradient (Ulysses rows: 11)."""
@@ -109,6 +112,13 @@ def predict(shape: Shape, setup: Setup) -> Memory:
     return Memory(gpu, _host(shape, setup))
 
 
+def zero_stage(settings: Train) -> int:
+    """The stage of ZeRO that runs: in bf16 at least 1, since without ZeRO DeepSpeed keeps no fp32 weights beside the
+    others.
+    """
+    return max(settings.zero.stage, int(settings.dtype == "bf16"))
+
+
 def most_tokens(shape: Shape, setup: Setup, gpu_bytes: float) -> int:
     """The longest row whose step fits into `gpu_bytes`; 0 if none does. (The peak is linear in the tokens.)"""
     fixed = sum(_states(shape, setup).values()) + RESERVE_BYTES
@@ -138,9 +148,16 @@ def _states(shape: Shape, setup: Setup) -> dict[str, float]:
     return {
         "weights": 0.0 if setup.offload == "all" else weights,
         "gradients": on_gpu * setup.gradient_bytes * n * (shard if stage >= 2 else 1.0),
-        "optimizer": setup.state_bytes * n * (1 - _offloaded(setup)) * (shard if stage >= 1 else 1.0) + whole_parts,
+        "optimizer": _own_state_bytes(setup) * n * (1 - _offloaded(setup)) * (shard if stage >= 1 else 1.0)
+        + whole_parts,
         "gathered layers": 4.0 * setup.weight_bytes * shape.layer_params if stage == 3 else 0.0,
     }
+
+
+def _own_state_bytes(setup: Setup) -> int:
+    """Bytes a parameter of the states on the GPU: in fp32 ZeRO-3 without offload steps the weights themselves."""
+    shared = setup.weight_bytes == 4 and setup.zero_stage in (0, 3) and setup.offload == "none"
+    return setup.state_bytes - (4 if shared else 0)
 
 
 def _offloaded(setup: Setup) -> float:
@@ -176,14 +193,19 @@ def _loss(shape: Shape, setup: Setup, tokens: float) -> float:
 
 
 def _host(shape: Shape, setup: Setup) -> dict[str, float]:
+    """Parts of one host. The first and the last minutes take their own: a resume reads the checkpoint of one rank's
+    optimizer (mapped, so pages of one shard at a time), the export holds a few GB; the larger of the two is counted.
+    """
     share = min(setup.ranks, setup.ranks_per_node) / setup.ranks
     states = share * shape.params * setup.state_bytes * _offloaded(setup)
     copies = 1 + (_offloaded(setup) if setup.zero_stage == 3 else 0.0)  # one for all of them, one beside the states
     inputs = 2 * shape.hidden * shape.layers * setup.tokens * setup.ranks_per_node * _wide(setup)
+    shard = setup.state_bytes * shape.params / (setup.ranks if setup.zero_stage >= 1 else 1)
     return {
         "ranks": RANK_BYTES * min(setup.ranks, setup.ranks_per_node),
         "optimizer": states,
         "gradients": share * shape.params * setup.gradient_bytes * copies if setup.offload != "none" else 0.0,
         "weights": share * shape.params * setup.weight_bytes if setup.offload == "all" else 0.0,
         "activations": inputs if setup.checkpointing == "offloaded" else 0.0,
+        "resume or export": max(min(EXPORT_BYTES, setup.weight_bytes * shape.params), shard),
     }

@@ -34,7 +34,7 @@ def block(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     more = f" and {len(stages) - 1} more" if len(stages) > 1 else ""
     yield f"forecast of train {first['key'][:8]} ({first['recipe']}){more}, predicted:"
     if "error" in told:
-        yield from (f"  {line}" for line in (f"DOES NOT FIT: {told['error']['what']}", told["error"]["why"]))
+        yield from (f"  {line}" for line in (_verdict(told["error"]["what"]), told["error"]["why"]))
         yield f"  next: {told['error']['next']}"
         return
     yield f"  time    {_time(told)}"
@@ -49,6 +49,10 @@ def block(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"authors' settings ({beside['about']}): {_clocks(beside['predicted_hours'])}"
         )
     yield from (f"  - {reason}" for reason in told["reasons"])
+
+
+def _verdict(what: str) -> str:
+    return f"{'DOES NOT FIT' if 'does not fit' in what else 'CANNOT BE TRAINED'}: {what}"
 
 
 def _time(told: Mapping[str, Any]) -> str:
@@ -66,7 +70,7 @@ def _time(told: Mapping[str, Any]) -> str:
 
 def _saves(told: Mapping[str, Any]) -> str:
     stop, every = told["preemption"], told["save_every_s"]
-    warned = f"a preemption costs {_minutes(stop['warned_s'])} with a warning"
+    warned = f"a preemption costs {_minutes(stop['warned_s'])} with a warning {told['lead_s']} s before"
     if not every:
         return f"none but at a warning: {warned}, else all of it"
     return f"one every {every / 60:.0f} min: {warned}, {_minutes(stop['unwarned_s'])} without, on average"

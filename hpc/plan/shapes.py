@@ -120,26 +120,60 @@ def read(folder: Path) -> Shape | None:
     """The shape that a model folder's config.json describes; None for an architecture that is not DENSE.
 
     Raises:
-        OSError, ValueError, KeyError: config.json is absent, torn or of another make.
+        OSError, ValueError, KeyError, TypeError: config.json is absent, torn or of another make.
     """
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _config(folder)
     kind = config.get("model_type")
     if kind not in DENSE:
         return None
     heads = config["num_attention_heads"]
+    sizes = {
+        "hidden": config["hidden_size"],
+        "layers": config["num_hidden_layers"],
+        "heads": heads,
+        "kv_heads": config.get("num_key_value_heads") or heads,
+        "ffn": config["intermediate_size"],
+        "vocab": config["vocab_size"],
+    }
+    if wrong := {name: value for name, value in sizes.items() if not isinstance(value, int) or value < 1}:
+        raise ValueError(f"{folder / 'config.json'}: not a number above 0: {wrong}")
     return Shape(
         folder.name,
-        hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads", heads),
-        ffn=config["intermediate_size"],
-        vocab=config["vocab_size"],
-        head_width=config.get("head_dim") or 0,
+        **sizes,
+        head_width=int(config.get("head_dim") or 0),
         tied=bool(config.get("tie_word_embeddings")),
         qkv_bias=kind == "qwen2",
         qk_norm=kind == "qwen3",
     )
+
+
+def refused(folder: Path, longest: int) -> str:
+    """Why training refuses the model of a folder, as far as its config.json tells; empty where it does not.
+
+    The rules are those of hpc/train/learner.py and hpc/train/choices.py, with transformers' defaults.
+
+    Args:
+        longest: tokens of the longest example.
+    """
+    try:
+        config = _config(folder)
+    except (OSError, ValueError):  # absent or torn: the job says so
+        return ""
+    kind = config.get("model_type")
+    if kind not in DENSE:
+        return f"config.json says model_type {kind}; memory and time are predicted for {', '.join(DENSE)} only"
+    slides = config.get("use_sliding_window", kind not in ("qwen2", "qwen3"))
+    window = config.get("sliding_window", 4096 if kind == "mistral" else None) if slides else None
+    if isinstance(window, int) and longest > window:
+        return f"its attention sees {window:,} tokens back, an example has {longest:,}"
+    return "it has attention dropout" if config.get("attention_dropout") else ""
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{folder / 'config.json'} holds no settings")
+    return found
 
 
 @cache

@@ -98,8 +98,8 @@ def distinct(graph: Graph) -> list[str]:
 def measured(document: dict[str, Any], roots: Sequence[Path]) -> list[dict[str, Any]]:
     """What every published stage took beside what the plan says: a row per stage; null is not measured or not known.
 
-    Columns: stage, key, task, recipe; seconds, tokens_per_s, host_gib (peak of one node's ranks), gpu_gib (peak of one
-    GPU), each with planned_ before it. planned_host_gib is what the job asks for.
+    Columns: stage, key, task, recipe; seconds, tokens_per_s, host_gib (peak of rank 0, one of a node's), gpu_gib (peak
+    of its GPU), each with planned_ before it. planned_host_gib is what the job asks for on a node.
     """
     asked = {k: job["resources"] for job in document["jobs"] for k in job["stages"]}
     return [_row(spec, roots, asked.get(spec["key"], {})) for spec in document["stages"]]

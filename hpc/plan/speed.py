@@ -46,7 +46,7 @@ ASSUMED = 2.0
 FITTED = ("matrix products", "attention", "elementwise", "launches")
 STEP_S = 0.05
 """Batch, gradient norm, scheduler, log: once a step."""
-SAMPLED = {"balanced": 256, "length": 2048, "random": 2048}
+SAMPLED = {"balanced": 128, "length": 2048, "random": 2048}
 """Examples that balance is computed on, in at least 2 global batches; balanced ones differ little."""
 
 Order = Literal["balanced", "length", "random"]
@@ -238,7 +238,7 @@ def _swaps(shape: Shape, setup: Setup, work: Work, machine: Machine) -> float:
     """Seconds a step of Ulysses' all-to-alls around attention; nothing hides them."""
     if setup.sharing == 1:
         return 0.0
-    again = recomputed(shape, setup.checkpointing)[1]
+    again = 0 if setup.checkpointing == "none" else 1  # selective too: it keeps products, not what was exchanged
     each = setup.weight_bytes * (2 * shape.queries + 2 * shape.keys) * shape.layers * (2 + again)
     others = (setup.sharing - 1) / setup.sharing
     return each * work.tokens / setup.sharing * others / (machine.swap_gb_s(setup.sharing) * 1e9)

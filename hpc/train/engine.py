@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from hpc.plan.memory import SUB_GROUP
+from hpc.plan import memory
 from hpc.recipe.schema import Train
 from hpc.train import mends, weights
 from hpc.train.batches import Batches
@@ -113,11 +113,6 @@ def checkpoint_activations(network: PreTrainedModel, kind: str) -> None:
     network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings, offload=kind == "offloaded")
 
 
-def zero_stage(settings: Train) -> int:
-    """The stage of ZeRO: in bf16 at least 1, since without ZeRO DeepSpeed keeps no fp32 weights beside the others."""
-    return max(settings.zero.stage, int(settings.dtype == "bf16"))
-
-
 def layer_params(form: PretrainedConfig) -> int:
     """Parameters of one decoder layer in matrix products (dense, gated MLP)."""
     width = getattr(form, "head_dim", None) or form.hidden_size // form.num_attention_heads
@@ -140,7 +135,7 @@ def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[s
     # one layer at work and one ahead; DeepSpeed's default of 1e9 elements would hold 2 GB of small models' layers
     live = 2 * bucket
     zero: dict[str, Any] = {
-        "stage": zero_stage(settings),
+        "stage": memory.zero_stage(settings),
         "overlap_comm": on_gpu,
         "contiguous_gradients": on_gpu,
         "reduce_bucket_size": bucket,
@@ -149,7 +144,7 @@ def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[s
         "stage3_max_live_parameters": live,
         "stage3_max_reuse_distance": live,
         "stage3_param_persistence_threshold": max(bucket // 1000, 100_000),
-        "sub_group_size": SUB_GROUP,
+        "sub_group_size": memory.SUB_GROUP,
         "stage3_gather_16bit_weights_on_model_save": True,
         # DeepSpeed's own linear adds the bias in place, into the very product that selective checkpointing has kept:
         # recomputed, the bias would be there twice, and nothing would say so. Where whole layers are recomputed it makes

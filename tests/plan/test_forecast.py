@@ -1,5 +1,7 @@
 """Forecasts in the plan: what `hpc plan` says of time, memory and money, and that it says it on a login node."""
 
+import json
+import math
 import subprocess
 import sys
 import time
@@ -89,6 +91,92 @@ def test_what_does_not_fit_is_said_with_a_way_out():
     assert "does not fit on 4 GPUs" in told["error"]["what"] and "resources.train.gpus=" in told["error"]["next"]
     assert train(made)["hours"] is None and made["totals"]["gpu_hours"] is None
     assert any("DOES NOT FIT" in line for line in outlook.lines(made))
+
+
+def test_what_would_fail_is_in_the_notes_and_can_be_refused(s1):
+    made = plan("recipes/sky_t1_32b.yaml", "h100x8", "train.zero.offload=none")
+    assert sum("would fail: qwen2.5-32b does not fit on 8 GPUs" in note for note in made["notes"]) == 1
+    error = forecast.refused(made)
+    assert "does not fit" in error.what and "train.zero.offload" in error.next and "sky_t1_32b" in error.where
+    assert forecast.refused(s1) is None and not any("would fail" in note for note in s1["notes"])
+    assert forecast.refused({**made, "jobs": []}) is None, "what is published does not run again"
+
+
+def test_a_job_with_too_little_host_memory_is_told_what_to_ask_for():
+    asked = ["train.zero.offload=all", "resources.train.memory_gib=100"]
+    told = train(plan("recipes/sky_t1_32b.yaml", "h100x8", *asked))["forecast"]
+    assert "of host memory it needs" in told["error"]["what"] and "resources.train.memory_gib=" in told["error"]["next"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "gemma2"}, "model_type gemma2"),
+        ({"model_type": "mistral", "sliding_window": 4096}, "tokens back"),
+    ],
+)
+def test_a_model_that_training_refuses_has_no_forecast_but_a_reason(tmp_path, config, words):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    made = plan("recipes/s1_7b.yaml", "h100x8", f"model={tmp_path / 'model'}")
+    assert words in train(made)["forecast"]["error"]["why"] and words in str(forecast.refused(made))
+    assert any("CANNOT BE TRAINED" in line for line in outlook.lines(made))
+    shorter = plan("recipes/s1_7b.yaml", "h100x8", f"model={tmp_path / 'model'}", "train.max_tokens=4000")
+    assert (forecast.refused(shorter) is None) == ("sliding_window" in config)
+
+
+@pytest.mark.parametrize("config", [None, {"model_type": "qwen2", "hidden_size": "x"}, []])
+def test_a_model_whose_shape_is_not_known_is_named(tmp_path, config):
+    (tmp_path / "model").mkdir()
+    model = tmp_path / "model" if config is not None else "someone/else"
+    (tmp_path / "model/config.json").write_text(json.dumps({"num_attention_heads": 1, **config} if config else config))
+    made = plan("recipes/s1_7b.yaml", "h100x8", f"model={model}")
+    assert train(made)["forecast"] is None and forecast.refused(made) is None
+    assert any(f"has no forecast: the shape of {model} is not known" in note for note in made["notes"])
+
+
+def test_data_that_would_all_be_dropped_are_no_training():
+    made = plan("recipes/s1_7b.yaml", "h100x8", "train.max_tokens=100", "train.overlong=drop")
+    assert "no example is left" in str(forecast.refused(made))
+    cut = train(plan("recipes/s1_7b.yaml", "h100x8", "train.max_tokens=100"))["forecast"]
+    assert "1,000 cut at 100" in cut["overlong"] and any("1,000 cut at 100" in r for r in cut["reasons"])
+    dropped = train(plan("recipes/s1_7b.yaml", "h100x8", "train.max_tokens=6000", "train.overlong=drop"))["forecast"]
+    number = int(dropped["overlong"].split(" dropped at 6,000")[0])
+    assert number + dropped["lengths"]["rows"] == 1000
+
+
+def test_checkpoints_are_counted_from_the_first_that_the_loop_saves(s1):
+    """18 minutes with one every hour: the loop saves one after 5 minutes, not knowing yet how long that takes."""
+    told = train(s1)["forecast"]
+    saved = told["hours"]["mid"] * 3600 - told["train_hours"]["mid"] * 3600 - told["start_and_export_s"]["mid"]
+    assert told["save_every_s"] == 3600 and saved == pytest.approx(told["save_s"]["mid"], abs=1)
+    again = told["start_and_export_s"]["mid"] + told["save_s"]["mid"]
+    assert told["preemption"]["unwarned_s"]["mid"] == pytest.approx(again + 1800 * told["train_hours"]["mid"], abs=1)
+    short = train(plan("recipes/s1_7b.yaml", "h100x8", "train.epochs=1"))["forecast"]
+    more = (short["hours"]["mid"] - short["train_hours"]["mid"]) * 3600
+    assert short["train_hours"]["mid"] * 3600 < 300 and more == pytest.approx(short["start_and_export_s"]["mid"], abs=1)
+
+
+def test_the_warning_that_a_save_needs_is_a_number(sky):
+    told = train(sky)["forecast"]
+    assert told["lead_s"] == math.ceil(1.5 * told["save_s"]["high"] + told["step_s"]["high"])
+    assert any(f"with a warning {told['lead_s']} s before" in line for line in outlook.lines(sky))
+
+
+def test_rates_do_not_hold_the_error_of_the_lengths():
+    """Twice as many tokens take twice as long, at the same rate."""
+    source = "data.source={name: records, hub: some/thing, thinking: t}"
+    sure = train(plan("recipes/s1_7b.yaml", "h100x8"))["forecast"]
+    assumed = train(plan("recipes/s1_7b.yaml", "h100x8", source))["forecast"]
+    wide = {n: [t[n]["high"] / t[n]["low"] for t in (sure, assumed)] for n in ("step_s", "tokens_per_s", "mfu")}
+    assert wide["step_s"][1] > 1.5 * wide["step_s"][0]
+    for name in ("tokens_per_s", "mfu"):
+        assert wide[name][1] == pytest.approx(wide[name][0], rel=0.1)
+
+
+def test_what_is_assumed_of_the_hardware_is_called_so(s1):
+    (line,) = [r for r in train(s1)["forecast"]["reasons"] if r.startswith("hardware:")]
+    assert "989 TFLOP/s; assumed: link 350 GB/s, node 40 GB/s" in line
 
 
 def test_nothing_is_predicted_on_cpus_or_without_a_profile():

@@ -29,7 +29,7 @@ def test_sixteen_gpus_need_no_offload_at_32k_and_eight_need_a_little():
 def test_what_is_chosen_fits_and_holds_the_longest_example():
     for gpus, tokens in ((16, S1), (8, S1), (8, SKY)):
         found = choose(gpus, tokens, max_tokens=16384, batch_size=96)
-        assert found.memory.gpu_bytes <= Train().memory_share * 79.6 * 2**30
+        assert found.memory.gpu_bytes <= Train().memory_share * 79.18 * 2**30
         assert found.row_tokens >= max(min(n, 16384) for n in tokens)
         assert memory.predict(MODEL, found.setup).gpu_bytes == found.memory.gpu_bytes
 
@@ -120,6 +120,57 @@ def test_a_host_too_small_for_what_is_offloaded_does_not_count_as_fitting():
     with pytest.raises(PlanError, match="does not fit"):
         choose(8, place=small, zero={"offload": "all"})
     assert choose(8, place=small, state_dtype="bf16").offload == "none"
+
+
+def refusal(gpus, **settings):
+    with pytest.raises(PlanError) as caught:
+        choose(gpus, **settings)
+    return caught.value
+
+
+def test_what_the_host_lacks_is_named_with_the_memory_to_ask_for():
+    given = replace(machine.typical("h100", 8), host_memory_bytes=150 * 2**30, node_memory_bytes=1800 * 2**30)
+    error = refusal(8, place=given, zero={"offload": "all"})
+    assert "of host memory it needs" in error.what and "145 GB may be used" in error.what
+    gib = int(error.next.split("resources.train.memory_gib=")[1].split()[0])
+    assert choose(8, place=replace(given, host_memory_bytes=gib * 2**30), zero={"offload": "all"})
+    refusal(8, place=replace(given, host_memory_bytes=(gib - 2) * 2**30), zero={"offload": "all"})
+    small = replace(given, node_memory_bytes=256 * 2**30)
+    assert "memory_gib" not in refusal(8, place=small, zero={"offload": "all"}).next, "no node has it"
+
+
+def test_rows_that_were_asked_for_too_long_are_said_to_be_and_may_be_left_to_the_plan():
+    error = refusal(8, row_tokens=2_000_000)
+    need, limit = (float(error.what.split(before)[1].split(" GB")[0]) for before in ("needs ", "of each, "))
+    assert "at 2,000,000 tokens a row" in error.what and need > limit
+    assert "train.row_tokens=auto" in error.next and "max_tokens" not in error.next
+
+
+def test_shorter_examples_are_offered_only_where_they_help():
+    model = shapes.shape("qwen2.5-14b")
+    error = refusal(8, model=model, row_tokens=60000, activation_checkpointing="none")
+    assert "max_tokens" not in error.next and "train.activation_checkpointing=auto" in error.next
+
+
+def test_what_an_offer_takes_is_told_of_the_changed_settings():
+    error = refusal(8, pack=False, micro_batch=16, activation_checkpointing="none")
+    offers = [float(word.split(" GB")[0]) for word in error.next.split("(")[1:] if " GB" in word]
+    assert offers and max(offers) < 80 and "pack=true (" in error.next
+
+
+def test_more_gpus_fill_a_node_before_there_is_a_second():
+    one = replace(machine.typical("h100", 1), node_gpus=8)
+    error = refusal(1, place=one, model=shapes.shape("qwen2.5-14b"), zero={"offload": "none"})
+    gpus = int(error.next.split("resources.train.gpus=")[1].split()[0])
+    assert gpus <= 8 and one.scaled(gpus).nodes == 1 and one.scaled(gpus).gpus_per_node == gpus
+    assert one.scaled(16).nodes == 2
+
+
+def test_stage_0_in_bf16_is_planned_as_stage_1_that_runs():
+    found = choose(8, model=shapes.shape("qwen2.5-7b"), zero={"stage": 0})
+    assert (found.offload, found.setup.zero_stage) == ("none", 1)
+    with pytest.raises(PlanError, match="offloaded where they are sharded"):
+        choose(8, model=shapes.shape("qwen2.5-7b"), dtype="fp32", zero={"stage": 0, "offload": "optimizer"})
 
 
 def test_a_ratio_above_one_is_refused():

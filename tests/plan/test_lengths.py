@@ -68,23 +68,41 @@ def test_a_local_file_is_counted(workspace):
     (workspace / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     source = "data.source={name: records, file: rows.jsonl, question: q, thinking: t, answer: a}"
     found = lengths.planned(data_stage(source))
-    assert found.kind == "counted" and found.rows == 3
+    assert found.kind == "estimated" and found.rows == 3
     assert [round(n / 1000) for n in found.tokens] == [1, 2, 3]
 
 
 def test_a_published_artifact_goes_before_everything(workspace):
-    stage = data_stage()
+    stage = data_stage("data.source={name: records, hub: some/thing, thinking: t}")
     train = next(s for s in document.make(sweep.load("recipes/base.yaml")).graph.stages.values() if s.stage == "train")
     folder = workspace / "data"
     folder.mkdir()
     row = {"question": "q" * 26, "thinking": "t" * 260, "answer": "a" * 26, "lengths": {"thinking": 77, "answer": 3}}
     (folder / "examples.jsonl").write_text(json.dumps(row) + "\n")
     stages = {stage.key: stage}
+    train.inputs["data"]["key"] = stage.key
     by_bytes = lengths.of(train, stages, {stage.key: folder})
-    assert by_bytes.tokens == (10 + 100 + 10 + lengths.TEMPLATE_TOKENS,)
+    assert by_bytes.kind == "estimated" and by_bytes.tokens == (10 + 100 + 10 + lengths.TEMPLATE_TOKENS,)
     stage.config["tokenizer"] = "Qwen/Qwen2.5-7B-Instruct"
     exact = lengths.of(train, stages, {stage.key: folder})
-    assert exact.tokens == (10 + 77 + 3 + lengths.TEMPLATE_TOKENS,) and exact.spread < by_bytes.spread
+    assert (
+        exact.kind == "counted"
+        and exact.tokens == (10 + 77 + 3 + lengths.TEMPLATE_TOKENS,)
+        and exact.spread < by_bytes.spread
+    )
+
+
+def test_published_examples_of_a_known_source_keep_its_histogram(workspace):
+    stage = data_stage()
+    train = next(s for s in document.make(sweep.load("recipes/base.yaml")).graph.stages.values() if s.stage == "train")
+    (workspace / "data").mkdir()
+    row = json.dumps({"question": "q" * 26, "thinking": "t" * 260, "answer": "a" * 26}) + "\n"
+    (workspace / "data/examples.jsonl").write_text(50 * row)
+    found = lengths.of(train, {stage.key: stage}, {stage.key: workspace / "data"})
+    assert (found.rows, found.kind) == (50, "published"), "2.6 bytes a token would be 11 % off for Gemini's traces"
+    assert found.mean == lengths.drawn("simplescaling/s1K").mean
+    stage.config["filters"] = ["short"]
+    assert lengths.of(train, {stage.key: stage}, {stage.key: workspace / "data"}).kind == "estimated"
 
 
 def test_overlong_examples_are_cut_or_left_out():

@@ -7,6 +7,7 @@ import pytest
 from bench import fit
 from hpc.plan import memory, shapes
 from hpc.plan.memory import Setup
+from hpc.recipe.schema import Train, Zero
 
 MODEL = shapes.shape("qwen2.5-32b")
 
@@ -56,6 +57,32 @@ def test_the_longest_row_is_where_the_peak_meets_the_limit():
         row = memory.most_tokens(MODEL, setup, 80e9)
         assert memory.predict(MODEL, replace(setup, row_tokens=row)).gpu_bytes == pytest.approx(80e9, rel=1e-3)
     assert memory.most_tokens(MODEL, Setup(8, 0), 80e9) == 0, "18 bytes x 32.8 G parameters / 8 leave no room"
+
+
+def test_in_fp32_zero_3_steps_the_weights_themselves():
+    n = MODEL.params
+    for setup, bytes_each in (
+        (Setup(8, 0, weight_bytes=4), 8 / 8),
+        (Setup(8, 0, weight_bytes=4, zero_stage=1), 12 / 8),
+        (Setup(8, 0), 12 / 8),
+    ):
+        assert memory.predict(MODEL, setup).gpu["optimizer"] == pytest.approx(n * bytes_each)
+    offloaded = memory.predict(MODEL, Setup(8, 0, weight_bytes=4, offload="optimizer", ratio=1.0))
+    assert offloaded.host["optimizer"] == pytest.approx(12 * n), "what is offloaded is a copy"
+
+
+def test_a_host_holds_what_a_resume_and_the_export_take():
+    last = "resume or export"
+    assert memory.predict(MODEL, Setup(16, 0)).host[last] == pytest.approx(12 * MODEL.params / 16)
+    assert memory.predict(shapes.shape("qwen2.5-3b"), Setup(8, 0)).host[last] == memory.EXPORT_BYTES
+    small = shapes.shape("smollm2-135m")
+    assert memory.predict(small, Setup(8, 0)).host[last] == 2 * small.params, "there is no more to write"
+
+
+def test_bf16_is_never_trained_without_shared_states():
+    for stage, dtype, runs in ((0, "bf16", 1), (0, "fp32", 0), (2, "bf16", 2), (3, "fp32", 3)):
+        settings = Train(zero=Zero(stage=stage), dtype=dtype)
+        assert memory.zero_stage(settings) == runs
 
 
 def test_sharing_checkpoints_and_chunks_each_save_memory():

@@ -47,6 +47,46 @@ def test_a_local_config_says_the_same_as_the_table(tmp_path):
     assert shapes.read(tmp_path) is None
 
 
+def test_models_whose_weights_differ_from_their_siblings_have_rows_of_their_own():
+    assert shapes.named("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B").params == 1_777_088_000, (
+        "its embeddings are not tied"
+    )
+    assert shapes.named("Qwen/Qwen2.5-Math-1.5B").params == 1_543_714_304
+    assert shapes.named("meta-llama/Meta-Llama-3-70B-Instruct").name == "llama-3.1-70b"
+    assert shapes.named("Qwen/Qwen3-32B").params == 32_762_123_264
+    assert shapes.named("Qwen/Qwen3-30B-A3B") is None
+
+
+@pytest.mark.parametrize("value", ["x", 0, -1, None, [1], {}])
+def test_a_config_with_a_wrong_size_is_refused_as_one(tmp_path, value):
+    config = {"model_type": "qwen2", "hidden_size": value, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "intermediate_size": 8, "vocab_size": 16}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="hidden"):
+        shapes.read(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="no settings"):
+        shapes.read(tmp_path)
+
+
+def test_what_training_refuses_is_known_from_the_config(tmp_path):
+    def why(longest=5000, **config):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return shapes.refused(tmp_path, longest)
+
+    assert "gemma2" in why(model_type="gemma2") and "qwen3_moe" in why(model_type="qwen3_moe")
+    assert "4,096 tokens back" in why(model_type="mistral", sliding_window=4096)
+    assert "4,096 tokens back" in why(model_type="mistral"), "transformers' default"
+    assert why(model_type="mistral", sliding_window=None) == why(4000, model_type="mistral") == ""
+    assert (
+        why(model_type="qwen2", sliding_window=4096)
+        == ""
+        != why(model_type="qwen2", sliding_window=4096, use_sliding_window=True)
+    )
+    assert "dropout" in why(model_type="llama", attention_dropout=0.1) and why(model_type="llama") == ""
+    assert shapes.refused(tmp_path / "nowhere", 1) == ""
+
+
 def test_flops_are_six_a_parameter_and_token_and_attention_by_documents():
     row = shapes.shape("qwen2.5-32b")
     whole, halves = row.flops(8192, 8192**2), row.flops(8192, 2 * 4096**2)

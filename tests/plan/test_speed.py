@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpc.cluster.profile import Profile
+from hpc.cluster.profile import Place, Profile, find_profile
 from hpc.plan import forecast, machine, shapes, speed
 from hpc.plan.memory import Setup
 from hpc.train import pack
@@ -52,13 +52,55 @@ def test_gathers_hide_behind_enough_tokens_alone():
 def test_a_profile_says_what_it_knows_and_the_rest_is_named_as_assumed():
     told = machine.of(Profile(gpu="h100", gpu_memory_gib=80, node_link_gb_s=11, usd_per_gpu_hour=2), gpus=16, nodes=2)
     assert (told.gpus_per_node, told.node_gb_s, told.usd_per_gpu_hour) == (8, 11, 2)
-    assert told.gpu_memory_bytes == 79.6 * 2**30, "80 on the sheet"
+    assert told.gpu_memory_bytes == 79.18 * 2**30, "80 on the sheet"
     assert any("link 350 GB/s" in words for words in told.assumed)
     assert not any("node" in words for words in told.assumed)
     assert "taken for h100" in machine.of(Profile(gpu="w9"), gpus=8).name
     assert machine.of(Profile(gpu="h100"), gpus=8, gpu="a100").tflops == 312
     seen = machine.seen("NVIDIA A100-SXM4-40GB", gpus=4, gpus_per_node=4, gpu_memory_bytes=42e9, host_memory_bytes=1e12)
     assert (seen.name, seen.tflops, seen.gpu_memory_bytes) == ("a100_40", 312, 42e9)
+
+
+def test_numbers_of_two_types_of_gpu_are_never_mixed():
+    eight = find_profile("h100x8", roots=["/nowhere"])
+    other = machine.of(eight, gpus=8, gpu="a100")
+    assert (other.tflops, other.link_gb_s, other.hbm_gb_s) == (312, 230, 2039) and other.usd_per_gpu_hour is None
+    assert "asked for; the profile's GPU is h100" in other.name and other.gpu_memory_bytes == 79.2 * 2**30
+    cheap = machine.of(find_profile("a100x8", roots=["/nowhere"]), gpus=16, nodes=2, gpu="h100")
+    assert (cheap.tflops, cheap.link_gb_s, cheap.hbm_gb_s) == (989, 350, 3350) and "asked for" in cheap.name
+    own = machine.of(eight, gpus=8, gpu="H100")
+    assert own == machine.of(eight, gpus=8) and own.usd_per_gpu_hour == 2.99
+
+
+UNNAMED = {"delta": "a100_40", "perlmutter": "a100_40", "leonardo": "a100", "clariden": "gh200", "snellius": "h100"}
+
+
+@pytest.mark.parametrize(("name", "row"), UNNAMED.items())
+def test_a_profile_without_a_name_of_its_gpu_is_known_by_its_peak_and_memory(name, row):
+    told = machine.of(find_profile(name, roots=["/nowhere"]), gpus=4)
+    assert told.hbm_gb_s == machine._tables()["gpus"][row]["hbm_gb_s"] and f"taken for {row}" in told.name
+    assert "taken" in told.name and told.gpu_memory_bytes > 39 * 2**30
+
+
+def test_a_job_may_use_of_a_node_what_it_asks_for():
+    profile = Profile(gpu="h100", gpus_per_node=8, node_memory_gib=1800, memory_gib=500)
+    assert machine.of(profile, gpus=8).host_memory_bytes == 500 * 2**30, "--mem of the profile"
+    assert machine.of(profile, gpus=8, memory_gib=1000).host_memory_bytes == 1000 * 2**30, "--mem of the recipe"
+    assert machine.of(profile, gpus=8, memory_gib=3000).host_memory_bytes == 1800 * 2**30
+    assert machine.of(replace(profile, memory_gib=0), gpus=8).host_memory_bytes == 1800 * 2**30
+    train = replace(profile, stages={"train": Place(memory_gib=700)})
+    assert machine.of(train, gpus=8).host_memory_bytes == 700 * 2**30
+    nothing = Profile(gpu="h100", memory_gib=0)
+    assert machine.of(nothing, gpus=8).host_memory_bytes == 0, "nobody says"
+    assert machine.of(replace(profile, kind="local"), gpus=8).host_memory_bytes == 1800 * 2**30, "no --mem there"
+
+
+def test_selective_checkpointing_exchanges_rows_again_as_full_does():
+    parts = {
+        kept: speed.step(MODEL, Setup(8, 16384, sharing=4, checkpointing=kept), ROW, EIGHT).parts["all-to-all"]
+        for kept in ("none", "selective", "full")
+    }
+    assert parts["selective"] == parts["full"] == pytest.approx(1.5 * parts["none"])
 
 
 def test_two_nodes_are_as_fast_as_their_network():
