@@ -147,8 +147,8 @@ def _zero(settings: Train, choices: Choices, layer: int, on_gpu: bool) -> dict[s
         "sub_group_size": memory.SUB_GROUP,
         "stage3_gather_16bit_weights_on_model_save": True,
         # DeepSpeed's own linear adds the bias in place, into the very product that selective checkpointing has kept:
-        # recomputed, the bias would be there twice, and nothing would say so. Where whole layers are recomputed it makes
-        # torch compute their last product again, too, which nobody needs
+        # recomputed, the bias would be there twice, and nothing would say so. Where whole layers are recomputed, their
+        # last product would be, too, which nobody needs
         "memory_efficient_linear": choices.checkpointing == "none",
     }
     if choices.offload != "none":
