@@ -2,7 +2,8 @@
 
 One W&B run for each artifact that is made: its id is the stage and its key, so a requeued or resubmitted job, and
 `hpc report X --to wandb`, go on with the same one. Every row carries its own `global_step`, which is the axis of all
-charts: W&B counts its own steps anew in each process.
+charts: W&B counts its own steps anew in each process. Steps that a killed attempt had logged after its last checkpoint
+are done again and stand there twice; metrics.jsonl has them once.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from hpc.cluster.failures.causes import Verdict, classify
 from hpc.cluster.hosts import this_node
 from hpc.cluster.ledger import Ledger
 from hpc.cluster.shift import RESTART, Shift, document, now, read
+from hpc.recipe.schema import Train
 
 MAX_TRIES = 3
 """Starts in one allocation for causes that leave no exception to compare."""
@@ -118,7 +119,7 @@ def _less(stage: str, config: dict[str, Any]) -> dict[str, Any]:
     Packed rows get a layout for a smaller share of the memory; without packing, and in generation, a pass is halved.
     """
     if stage == "train" and config.get("pack"):
-        share = round(config["memory_share"] - SHARE_STEP, 3)
+        share = round(config.get("memory_share", Train.memory_share) - SHARE_STEP, 3)
         return {"memory_share": share, "row_tokens": "auto"} if share >= LEAST_SHARE else {}
     names = ("micro_batch",) if stage == "train" else ("engine_batch", "batch_size")
     size = next((config[name] for name in names if isinstance(config.get(name), int)), 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ SRUN = ["srun", "--unbuffered", "--kill-on-bad-exit=1", "--wait=0", "--cpu-bind=
 keeps its own cores (without it, ranks of a node wander over all of them and share caches and memory channels badly)."""
 
 
+MOST_LEAD_S = 65_535
+"""The longest warning that Slurm takes."""
 JOB = """\
 HPC_JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 HPC_JOB=${HPC_JOB:-$SLURM_JOB_ID}  # one element has the bare id of its whole array"""
@@ -99,6 +102,7 @@ def parameters(
     index: int = 0,
     dependency: str = "",
     code: Path | None = None,
+    save_s: float = 0,
 ) -> dict[str, Any]:
     """submitit's parameters for the jobs of one sbatch.
 
@@ -108,6 +112,7 @@ def parameters(
         indices: array indices; None asks for one plain job, whose element is `index`.
         dependency: Slurm's text, such as aftercorr:17,afterok:12.
         code: the snapshot that the job imports; None leaves the job its own.
+        save_s: what its stages want between the warning and the end (`warned_s`).
     """
     place = profile.place(kind)
     avoided = ",".join([*filter(None, [str(place.sbatch.get("exclude", ""))]), *resources.get("exclude", [])])
@@ -123,7 +128,7 @@ def parameters(
         # a site's default may be 100 MB per core; 0 leaves it to sites that refuse the option
         "mem": f"{math.ceil(resources['memory_gib'] * 1024)}M" if resources["memory_gib"] else None,
         "dependency": dependency or None,
-        "signal_delay_s": lead_s(resources["hours"], profile),
+        "signal_delay_s": lead_s(resources["hours"], profile, save_s),
         "stderr_to_stdout": True,
         "wckey": None,
         "map_count": len(indices) if indices is not None else None,
@@ -135,10 +140,21 @@ def parameters(
     }
 
 
-def lead_s(hours: float, profile: Profile) -> int:
-    """Seconds from the warning to the time limit; a short job keeps three quarters of its time for its work."""
+def lead_s(hours: float, profile: Profile, save_s: float = 0) -> int:
+    """Seconds from the warning to the time limit; a short job keeps three quarters of its time for its work.
+
+    Args:
+        save_s: what the job wants if that is more; it gets at most half of the time limit.
+    """
     limit_s = hours * 3600
-    return profile.signal_lead_s if limit_s > 2 * profile.signal_lead_s else max(1, int(limit_s / 4))
+    usual = profile.signal_lead_s if limit_s > 2 * profile.signal_lead_s else max(1, int(limit_s / 4))
+    return min(MOST_LEAD_S, max(usual, min(math.ceil(save_s), int(limit_s / 2))))
+
+
+def warned_s(stages: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds that stages of a plan want to be warned ahead: to finish a step and to save; 0 where none is forecast."""
+    told = [stage.get("forecast") or {} for stage in stages if stage["stage"] == "train"]
+    return max((float(forecast.get("lead_s") or 0) for forecast in told), default=0.0)
 
 
 def quoted(value: str) -> str:

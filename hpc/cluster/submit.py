@@ -362,6 +362,7 @@ def _parameters(
         index=group.jobs[0].index,
         dependency=dependency,
         code=code,
+        save_s=script.warned_s(s for t in group.jobs for s in t.stages),
     )
 
 

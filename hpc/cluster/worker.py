@@ -109,9 +109,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupts() -> tuple[type[BaseException], ...]:
-    """Interrupted here, and the train loop's own (it saves at a step boundary first)."""
-    loop = sys.modules.get("hpc.train.loop")
-    return (Interrupted,) if loop is None else (Interrupted, loop.Interrupted)
+    """Interrupted here, and training's own (it saves at a step boundary first)."""
+    training = sys.modules.get("hpc.train.ranks")
+    return (Interrupted,) if training is None else (Interrupted, training.Interrupted)
 
 
 def lead(shift: Shift) -> int:

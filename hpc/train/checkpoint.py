@@ -8,34 +8,29 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hpc import files
 from hpc.artifact import Superseded, Work
 from hpc.errors import StageError
-from hpc.train import mends
-from hpc.train.ranks import Team
+from hpc.train import mends, space, universal
+from hpc.train.ranks import Stop, Team
+from hpc.train.space import COMPLETE
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-COMPLETE = "COMPLETE"
 SHARE = 0.02
 """Share of the time that saving may take where the cadence is automatic."""
 LEAST_S, MOST_S = 300.0, 3600.0
 """Bounds of the automatic interval: a minute more of lost work is cheap, an hour on many GPUs is not."""
-ALIKE = ({1, 2}, {3})
-"""Stages of ZeRO whose checkpoints can be converted into each other's; those of stage 0 need no conversion."""
-TURN_S = 10.0
-"""How long the other ranks wait for a conversion at a time."""
-SPARE = 1.1
-"""Room that a checkpoint wants, in sizes of the one before."""
+WRITER = "inline_container"
+"""What torch's writer of files names where the disk fails it: it raises RuntimeError, no OSError."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Start:
     """Where training starts: after `step` steps, which `attempt` has made (None for a fresh start).
 
     Attributes:
-        folder: what is to be loaded; universal: it was converted from another number of ranks, ZeRO stage or offload.
+        folder: what is to be loaded; universal: it was converted from another number of ranks or ZeRO stage.
     """
 
     step: int = 0
@@ -72,57 +67,76 @@ class Cadence:
         self.last = time.monotonic()
 
 
-def layout(zero_stage: int, offload: str, world_size: int) -> dict[str, int | str]:
-    """What decides how a checkpoint is cut into shards; `offload` is the one that `auto` came to.
+class Saved(NamedTuple):
+    """Seconds that a save took, and whether there is a checkpoint now."""
 
-    Without ZeRO nothing is cut: one file serves any number of ranks.
+    seconds: float
+    complete: bool
+
+
+def layout(zero_stage: int, world_size: int) -> dict[str, int]:
+    """What decides how a checkpoint is cut into shards. Without ZeRO nothing is: one file serves any number of ranks.
+
+    Offload does not enter: it moves the states, and cuts them alike.
     """
-    return {"world_size": world_size if zero_stage else 1, "zero_stage": zero_stage, "offload": offload}
+    return {"world_size": world_size if zero_stage else 1, "zero_stage": zero_stage}
 
 
-def save(trainer: DeepSpeedEngine, work: Work, team: Team, steps_done: int, form: dict[str, int | str]) -> float:
-    """Save the state after `steps_done` steps, delete this attempt's older checkpoints; returns the seconds it took.
+def save(trainer: DeepSpeedEngine, work: Work, team: Team, steps_done: int, form: dict[str, int]) -> Saved:
+    """Save the state after `steps_done` steps; delete what is older than the last `keep_checkpoints`, of all attempts.
 
-    Where the file system has no room for one more, older ones go first; if that is not enough, nothing is saved, and
-    that is said: training goes on.
+    Where the file system has no room for one more, what is needed least goes first; if that is not enough, or if a
+    rank cannot write (disk full, quota), nothing is saved on any rank, and that is said: training goes on.
 
     Raises:
         Superseded: a younger attempt exists; on all ranks, nothing is written.
     """
     _check_live(work, team)
-    began, folder = time.monotonic(), work.attempt / "checkpoints"
-    if not team.agree(_room(folder, team) if team.leads else None):
-        return time.monotonic() - began
-    trainer.save_checkpoint(str(folder), tag=f"step_{steps_done}", save_latest=False)
-    team.wait()
+    began, folder = time.monotonic(), work.attempt / "checkpoints" / f"step_{steps_done}"
+    ready = team.agree(_ready(trainer, work, team, folder, form) if team.leads else False)
+    if not ready:
+        return Saved(time.monotonic() - began, False)
+    told = team.gather(_write(trainer, folder))
+    problem = next((f"rank {rank}: {why}" for rank, (_, why) in enumerate(told) if why), "")
     if team.leads:
-        _seal(folder / f"step_{steps_done}", {"step": steps_done, **form})
-        for old in sorted(folder.glob("step_*"), key=_step)[: -work.config.keep_checkpoints]:
-            shutil.rmtree(old)
-    team.wait()
-    return time.monotonic() - began
+        sizes = {name: size for written, _ in told for name, size in written.items()}
+        problem = problem or _sealed(folder, {"step": steps_done, **form, "files": sizes})
+        if problem:
+            shutil.rmtree(folder, ignore_errors=True)
+            team.say(f"train: NO CHECKPOINT after step {steps_done}: {problem}. Training goes on; next: make room")
+        else:
+            space.prune(work, steps_done)
+    problem = team.agree(problem)
+    return Saved(time.monotonic() - began, not problem)
 
 
-def find(work: Work, team: Team, form: dict[str, int | str]) -> Start:
-    """The furthest complete checkpoint of the attempts before this one; converted if its shards are cut otherwise.
+def find(work: Work, team: Team, form: dict[str, int], stop: Stop) -> Start:
+    """The furthest whole checkpoint of the attempts before this one; converted if its shards are cut otherwise.
+
+    One that cannot be converted is passed over, and that is said, where an older one serves.
 
     Raises:
-        StageError: a checkpoint cannot be converted.
+        StageError: there are checkpoints, and none of them can be converted.
+        Interrupted: a rank was asked to stop during a conversion.
     """
-    found, same = team.agree(_newest(work, form) if team.leads else (None, True))
-    if found is None:
-        return Start()
-    if same:
-        return Start(_step(found), found.parents[1], found)
-    problem = _converted(found, work, team, form)
-    if problem:
+    hurdle: tuple[Path, universal.Problem] | None = None
+    for found, same in team.agree(_candidates(work, team, form) if team.leads else []):
+        if same:
+            return Start(space.step_of(found), found.parents[1], found)
+        problem = universal.convert(found, work, team, form, stop)
+        if problem is None:
+            converted = work.attempt / "universal" / found.name
+            return Start(space.step_of(found), found.parents[1], converted, universal=True)
+        hurdle = hurdle or (found, problem)
+        team.say(f"train: {found} IS PASSED OVER: {problem.why}; {problem.next}")
+    if hurdle is not None:
         raise StageError(
             "a checkpoint cannot be converted for this job",
-            where=str(found),
-            why=problem,
-            next="submit with the former number of GPUs and train.zero, or delete the checkpoint: training starts over",
+            where=str(hurdle[0]),
+            why=hurdle[1].why,
+            next=hurdle[1].next,
         )
-    return Start(_step(found), found.parents[1], work.attempt / "universal" / found.name, universal=True)
+    return Start()
 
 
 def resume(trainer: DeepSpeedEngine, start: Start, team: Team) -> None:
@@ -134,7 +148,10 @@ def resume(trainer: DeepSpeedEngine, start: Start, team: Team) -> None:
     if start.folder is None:
         return
     own = mends.hyperparameters(trainer)
-    loaded, _ = trainer.load_checkpoint(str(start.folder.parent), tag=start.folder.name, load_lr_scheduler_states=False)
+    with _mapped():
+        loaded, _ = trainer.load_checkpoint(
+            str(start.folder.parent), tag=start.folder.name, load_lr_scheduler_states=False
+        )
     if loaded is None:
         raise StageError(
             "the checkpoint cannot be loaded",
@@ -144,8 +161,10 @@ def resume(trainer: DeepSpeedEngine, start: Start, team: Team) -> None:
         )
     mends.after_load(trainer, own)
     team.say(f"train: resumed after step {start.step} from {start.folder}")
-    if start.universal and team.leads:
-        shutil.rmtree(start.folder.parent, ignore_errors=True)  # as large as a checkpoint, and no longer needed
+    if start.universal:
+        team.wait()  # others may still read
+        if team.leads:
+            shutil.rmtree(start.folder.parent, ignore_errors=True)  # as large as a checkpoint, and no longer needed
 
 
 def carried_metrics(start: Start) -> list[dict[str, Any]]:
@@ -156,65 +175,73 @@ def carried_metrics(start: Start) -> list[dict[str, Any]]:
     return [row for row in files.read_jsonl(path) if row["step"] <= start.step]
 
 
-def _newest(work: Work, form: dict[str, int | str]) -> tuple[Path | None, bool]:
-    """The furthest complete checkpoint, and whether it is cut as this job needs it; of equal steps such a one."""
-    found = [path.parent for attempt in work.older for path in attempt.glob(f"checkpoints/step_*/{COMPLETE}")]
-    fitting = {folder: _form(folder, form) == form for folder in found}
-    best = max(found, key=lambda folder: (_step(folder), fitting[folder]), default=None)
-    return best, best is None or fitting[best]
+def _candidates(work: Work, team: Team, form: dict[str, int]) -> list[tuple[Path, bool]]:
+    """Whole checkpoints, furthest first, and whether each is cut as this job needs it; of equal steps such a one."""
+    found: list[tuple[Path, bool]] = []
+    for folder in (path.parent for attempt in work.older for path in attempt.glob(f"checkpoints/step_*/{COMPLETE}")):
+        if problem := space.flaw(folder):
+            team.say(f"train: {folder} IS PASSED OVER: {problem}")
+        else:
+            found.append((folder, space.form_of(folder, form) == form))
+    return sorted(found, key=lambda each: (space.step_of(each[0]), each[1]), reverse=True)
 
 
-def _form(folder: Path, like: dict[str, int | str]) -> dict[str, Any]:
-    content = files.read_json(folder / COMPLETE)
-    return {name: content.get(name) for name in like}
+def _ready(trainer: DeepSpeedEngine, work: Work, team: Team, folder: Path, form: dict[str, int]) -> bool:
+    """Make room and the folder, in which DeepSpeed would fail on one rank alone."""
+    if not space.make(work, team, space.expected(trainer, work), form):
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        team.say(f"train: NO CHECKPOINT: {error}. Training goes on; next: make room there (hpc gc)")
+        return False
+    return True
 
 
-def _converted(found: Path, work: Work, team: Team, form: dict[str, int | str]) -> str:
-    """Rank 0 converts; the others wait in short turns: one collective of that length would time out."""
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_convert, found, work, team, form) if team.leads else None
-        while not team.agree(running is None or running.done()):
-            work.beat()
-            if running is not None:
-                wait([running], TURN_S)
-        return team.agree(running.result() if running is not None else "")
+def _write(trainer: DeepSpeedEngine, folder: Path) -> tuple[dict[str, int], str]:
+    """DeepSpeed's save: bytes of the files that this rank wrote, on disk; and why it could not, or an empty text.
+
+    An exception out of save_checkpoint would leave the other ranks in its collectives. It writes in two places, neither
+    with a collective inside: there it is caught, and this rank goes on to the end with the others.
+    """
+    sizes: dict[str, int] = {}
+    problems: list[str] = []
+    engine, save, scripts = trainer.checkpoint_engine, trainer.checkpoint_engine.save, trainer._copy_recovery_script
+
+    def guarded(state_dict: Any, path: str) -> None:
+        try:
+            save(state_dict, path)
+            sizes[str(Path(path).relative_to(folder))] = _synced(Path(path))
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and WRITER not in str(error):
+                raise
+            problems.append(f"{path} cannot be written: {str(error).splitlines()[0]}")
+
+    engine.save, trainer._copy_recovery_script = guarded, lambda _: None  # scripts that nobody here needs
+    try:
+        trainer.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+    finally:
+        engine.save, trainer._copy_recovery_script = save, scripts
+    return sizes, problems[0] if problems else ""
 
 
-def _convert(found: Path, work: Work, team: Team, form: dict[str, int | str]) -> str:
-    """Write the universal form of a checkpoint into this attempt; returns what went wrong, or an empty text."""
-    former = files.read_json(found / COMPLETE)
-    stages = former["zero_stage"], form["zero_stage"]
-    if not any(set(stages) <= alike for alike in ALIKE):
-        return "stage {} of ZeRO saved it, this job has stage {}: DeepSpeed converts 1 and 2 into each other".format(
-            *stages
-        )
-    team.say(f"train: {found} was saved by {former}: converting it for this job")
-    target = Path("universal", found.name)  # relative: the converter takes special characters of a path for patterns
-    command = [sys.executable, "-P", "-m", "deepspeed.checkpoint.ds_to_universal"]
-    command += ["--input_folder", str(found.resolve()), "--output_folder", str(target)]
-    command += ["--inject_missing_state"] * (former["zero_stage"] < 3)  # stage 3 needs none, the others want it asked
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=work.attempt)
-    if done.returncode:
-        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return ""
+def _synced(path: Path) -> int:
+    """Bytes of a file, once they are on disk; some file systems say only now that they have no room."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
 
 
-def _room(folder: Path, team: Team) -> bool:
-    """Whether there is room for one more checkpoint, as large as the last; old ones are deleted to make it."""
-    saved = sorted(folder.glob("step_*"), key=_step)
-    if not saved:
-        return True
-    needed = SPARE * sum(path.stat().st_size for path in saved[-1].rglob("*") if path.is_file())
-    while shutil.disk_usage(folder).free < needed and len(saved) > 1:
-        team.say(f"train: too little room for a checkpoint of {needed / 2**30:.1f} GiB: {saved[0]} is deleted")
-        shutil.rmtree(saved.pop(0))
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        team.say(
-            f"train: NO CHECKPOINT: it needs {needed / 2**30:.1f} GiB in {folder}, {free / 2**30:.1f} are free. "
-            f"Training goes on; next: make room there (hpc gc)"
-        )
-    return free >= needed
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """Within, torch reads files as they are used: the shards of all ranks of a node need not fit into its memory."""
+    from torch.utils.serialization import config
+
+    before, config.load.mmap = config.load.mmap, True
+    try:
+        yield
+    finally:
+        config.load.mmap = before
 
 
 def _check_live(work: Work, team: Team) -> None:
@@ -229,14 +256,17 @@ def _check_live(work: Work, team: Team) -> None:
         raise Superseded(reason)
 
 
+def _sealed(folder: Path, content: dict[str, Any]) -> str:
+    """Seal a checkpoint; returns why that cannot be done, or an empty text."""
+    try:
+        _seal(folder, content)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _seal(folder: Path, content: dict[str, Any]) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    """From now on the checkpoint counts; its ranks have brought their files to the disk."""
+    files.fsync_folder(folder)
     files.write_json(folder / COMPLETE, content)
     files.fsync_folder(folder)
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step_"))

@@ -22,8 +22,9 @@ from hpc.train.ranks import Team
 class Log:
     """Rank 0 writes; other ranks keep quiet.
 
-    A row: step (from 1) of steps, its loss, lr, grad_norm (before clipping), tokens (trained so far), seconds (training
-    so far, attempts before this one included), and what Meter.row says of the steps since the row before.
+    A row: step (from 1) of steps, its loss, lr, grad_norm (before clipping), tokens (trained so far), seconds (of the
+    steps so far, those of attempts before this one included) and rank_s (the same, times the ranks that ran them), and
+    what Meter.row says of the steps since the row before.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Log:
         self.batches, self.team, self.settings, self.meter, self.rate = batches, team, work.config, meter, rate
         self.first_step, self.trained = start.step, sum(batches.trained_tokens(s) for s in range(start.step))
         self.started = time.monotonic()
-        self.before_s, self.last_loss = 0.0, math.nan
+        self.before_s, self.before_rank_s, self.last_loss = 0.0, 0.0, math.nan
         self.tracker: track.Tracker | None = None
         self.bar: Progress | None = None
         if team.leads:
@@ -48,6 +49,7 @@ class Log:
             self.bar.update(self.bar.task_ids[0], completed=done, loss=loss)
         if self.tracker is None or not (done % self.settings.log_every_steps == 0 or done in (1, last)):
             return
+        passed = time.monotonic() - self.started
         row = {
             "step": done,
             "steps": last,
@@ -55,7 +57,8 @@ class Log:
             "lr": self.rate(self.settings, step, last),
             "grad_norm": grad_norm,
             "tokens": self.trained,
-            "seconds": round(self.before_s + time.monotonic() - self.started, 3),
+            "seconds": round(self.before_s + passed, 3),
+            "rank_s": round(self.before_rank_s + passed * self.team.world_size, 3),
             **self.meter.row(),
         }
         self.meter.begin()
@@ -92,6 +95,7 @@ class Log:
         self.tracker.carry(carried)
         if carried:
             self.before_s, self.last_loss = carried[-1]["seconds"], carried[-1]["loss"]
+            self.before_rank_s = carried[-1].get("rank_s", self.before_s * self.team.world_size)
         if sys.stderr.isatty():
             self.bar = _bar(self.batches.num_steps, start.step)
 

@@ -17,15 +17,11 @@ from hpc.train.attention import Bounds, Kernel
 from hpc.train.batches import Batches, Row
 from hpc.train.log import Log
 from hpc.train.measure import Meter
-from hpc.train.ranks import Stop, Team
+from hpc.train.ranks import Interrupted, Stop, Team
 from hpc.train.ulysses import Sharers
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and has saved a checkpoint at a step boundary; the next attempt goes on from there."""
 
 
 @dataclass
@@ -39,7 +35,7 @@ class Run:
     meter: Meter
     kernel: Kernel
     sharers: Sharers | None
-    form: dict[str, int | str]
+    form: dict[str, int]
 
     def inputs(self, row: Row) -> tuple[Any, ...]:
         """A row as the learner takes it, on this rank's device."""
@@ -54,19 +50,23 @@ def train(trainer: DeepSpeedEngine, run: Run, start: checkpoint.Start, log: Log)
     """Run steps `start.step` ... num_steps - 1; returns the loss of the last one (nan if none was left to run).
 
     Raises:
-        Interrupted: a signal came; the checkpoint of the steps so far is complete.
+        Interrupted: a signal came; the checkpoint of the steps so far is complete, or its message says that it is not.
         hpc.artifact.Superseded: a younger attempt exists.
     """
     loss, last = log.last_loss, run.batches.num_steps
     cadence = checkpoint.Cadence(run.work.config.save_every_steps)
+    if start.step < last and any(run.team.gather(run.stop.asked)):
+        raise Interrupted(f"train {run.work.key}: stopped before step {start.step + 1} of {last}: nothing new to save")
     for step in range(start.step, last):
         loss, asked, due = run_step(trainer, run, cadence, step)
         log.step(step, loss, _grad_norm(trainer))
         done = step + 1
         if done < last and (asked or due):
-            cadence.saved(checkpoint.save(trainer, run.work, run.team, done, run.form))
-        if done < last and asked:
-            raise Interrupted(f"train {run.work.key}: stopped after step {done} of {last}")
+            saved = checkpoint.save(trainer, run.work, run.team, done, run.form)
+            cadence.saved(saved.seconds)
+            if asked:
+                lost = "" if saved.complete else "; NO CHECKPOINT was saved: the steps since the one before are lost"
+                raise Interrupted(f"train {run.work.key}: stopped after step {done} of {last}{lost}")
     return loss
 
 

@@ -117,8 +117,16 @@ def after_load(trainer: DeepSpeedEngine, own: Hyperparameters) -> None:
             optimizer.state[parameter] = inner.state[parameter]
     for optimizer in (inner, *second):
         for parameter, state in optimizer.state.items():
+            # states in host memory are still those of the file, which may be deleted before the first step reads them
+            state.update({name: value.clone() for name, value in state.items() if _in_host_memory(value)})
             if "step" in state:
                 state["step"] = _own_step(optimizer, parameter, float(state["step"]))
+
+
+def _in_host_memory(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.device.type == "cpu"
 
 
 def _own_step(optimizer: Any, parameter: torch.Tensor, step: float) -> torch.Tensor | int:

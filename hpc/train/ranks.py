@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Interrupted(Exception):
+    """Training was asked to stop, at a step boundary or before the first; what it says tells whether it has saved."""
+
+
 class Stop:
     """While entered, USR2 (Slurm's warning before the time limit) and TERM (preemption) only set `asked`."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc.artifact import Work
 from hpc.formats import read_format
-from hpc.plan import shapes
+from hpc.plan import memory, shapes
 from hpc.recipe.schema import Train
 from hpc.train import ranks, text
 from hpc.train.batches import Batches, Layout
@@ -29,7 +29,8 @@ def run(work: Work) -> dict[str, Any]:
     Returns the counts for DONE: steps, examples, dropped and cut overlong examples, trained tokens, final loss.
 
     Raises:
-        hpc.train.loop.Interrupted: asked to stop (USR2 or TERM); a checkpoint is saved, the caller requeues.
+        hpc.train.ranks.Interrupted: asked to stop (USR2 or TERM), before the first step or after a save; the caller
+            requeues.
         hpc.artifact.Superseded: a younger attempt exists.
         hpc.errors.StageError: the model or the examples cannot be trained on.
     """
@@ -51,8 +52,8 @@ def run(work: Work) -> dict[str, Any]:
         assert chosen is not None
         learner.check(form, max(tokens), chosen.loss_chunk)
         batches = _batches(work, rows, chosen, shape, team)
-        zero_form = checkpoint.layout(engine.zero_stage(settings), chosen.offload, team.world_size)
-        start = checkpoint.find(work, team, zero_form)
+        zero_form = checkpoint.layout(memory.zero_stage(settings), team.world_size)
+        start = checkpoint.find(work, team, zero_form, stop)
         trainer = engine.build(settings, batches, chosen, model, form, team, seed=work.seed, universal=start.universal)
         checkpoint.resume(trainer, start, team)
         meter = measure.Meter(batches, team, shape, place.tflops if place else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ def network(model: ModelReference, form: PretrainedConfig, settings: Train, conf
     """
     attention.register()
     found = _drawn(form, settings, seed) if settings.init == "random" else _read(model, form, settings, config)
+    _set_generation(found, model)
     mends.restore_frequencies(found)
     return found
 
@@ -108,6 +110,14 @@ def _empty(form: PretrainedConfig, settings: Train) -> PreTrainedModel:
     finally:
         integration.initialize_weights_zero3 = draw
     return empty
+
+
+def _set_generation(network: Any, model: ModelReference) -> None:
+    """How the model generates, its end ids above all: a network built from config.json knows only what stands there."""
+    from transformers import GenerationConfig
+
+    with suppress(OSError):  # a model need not say
+        network.generation_config = GenerationConfig.from_pretrained(model.name, revision=model.revision)
 
 
 def _copy_slice(stored: Any, parameter: Any) -> None:

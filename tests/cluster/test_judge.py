@@ -151,6 +151,12 @@ def test_a_full_gpu_leaves_packed_rows_a_smaller_share_of_its_memory_until_half_
     assert not rescue.smaller(found.jobfile, 0, {key})
 
 
+def test_a_full_gpu_of_a_job_from_before_memory_share_gets_a_smaller_one_too(field):
+    found = field(kind="train", num=1, config={"pack": True, "row_tokens": 65536})
+    key = found.plan.stages["j0"]["key"]
+    assert rescue.smaller(found.jobfile, 0, {key}) == {key: {"memory_share": 0.82, "row_tokens": "auto"}}
+
+
 def test_a_cancelled_job_is_left_by_the_mender_and_resumed_by_a_user(field):
     found = field()
     key = found.fail(0, "h100-01", kind="", word="CANCELLED")

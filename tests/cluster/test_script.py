@@ -96,6 +96,23 @@ def test_a_short_job_is_warned_a_quarter_of_its_time_before_the_end():
     assert [script.lead_s(h, profile) for h in (1, 0.34, 1 / 3, 0.1)] == [600, 600, 300, 90]
 
 
+def test_a_training_is_warned_as_early_as_its_save_and_a_step_are_forecast_to_take():
+    profile = find_profile("slurm", signal_lead_s=120)
+    assert [script.lead_s(h, profile, 623.2) for h in (24, 0.5, 0.2)] == [624, 624, 360]
+    assert script.lead_s(24, profile, 60) == 120 and script.lead_s(24 * 90, profile, 1e6) == 65535
+    forecasts = [{"lead_s": 300}, {"lead_s": 623}, {"lead_s": None}, {"error": {"what": "x"}}, None]
+    stages = [{"stage": "train", "forecast": f} for f in forecasts]
+    assert script.warned_s(stages) == 623
+    assert script.warned_s([{"stage": "data"}, {"stage": "generate", "forecast": None}, *stages[2:]]) == 0
+
+
+def test_the_warning_that_a_plan_forecasts_stands_in_the_script(toys, tmp_path):
+    plan = toys().job("train-0", 0, ("a", [], {})).document()
+    plan["stages"][0] |= {"stage": "train", "forecast": {"lead_s": 150}}  # of 360 s
+    found = texts(plan, find_profile("slurm", roots=[str(tmp_path / "root")]))
+    assert "--signal=USR2@150" in found[0]
+
+
 @pytest.mark.parametrize(
     "value, seen", [("$SCRATCH/a b", "/s/a b"), ('say "x"; ${SCRATCH}', 'say "x"; /s'), ("$(id) `id` \\ 5$", None)]
 )

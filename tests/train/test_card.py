@@ -26,8 +26,12 @@ def work(tmp_path: Path) -> Work:
     settings = Train(lr=2e-5, loss_average="sample", zero=Zero(stage=2), micro_batch=4)
     inputs: dict[str, Any] = {"model": "Qwen/Qwen2.5-32B-Instruct@5ede1c9", "data": data}
     attempt = artifact.claim(tmp_path, "train", "abc123")
-    made = Work("train", "abc123", settings, {}, inputs, 0, attempt, world_size=16, run_name="s1_32b_s0")
-    rows = [{"step": 1, "seconds": 60.0, "mfu": 0.2}, {"step": 315, "seconds": 1560.0, "mfu": 0.4}]
+    what = {"format": {"name": "think_answer", "text": {}}}
+    made = Work("train", "abc123", settings, what, inputs, 7, attempt, world_size=16, run_name="s1_32b_s0")
+    rows = [
+        {"step": 1, "seconds": 60.0, "rank_s": 480.0, "mfu": 0.2, "gpu_gib": 70.0},
+        {"step": 315, "seconds": 1560.0, "rank_s": 24480.0, "mfu": 0.4, "gpu_gib": 70.0},
+    ]
     files.write_jsonl(made.out / "metrics.jsonl", rows)
     (made.out / "model").mkdir()
     return made
@@ -46,6 +50,8 @@ def test_the_card_names_base_data_key_and_settings(work: Work) -> None:
     assert files.sha256_file(Path(work.inputs["data"]) / "manifest.json") in rest
     settings = yaml.safe_load(rest.split("```yaml\n")[1].split("```")[0])
     assert (settings["lr"], settings["loss_average"], settings["batch_size"]) == (2e-5, "sample", 16)
+    for line in ("| format | think_answer |", "| seed | 7 |", "| data | data/d |"):
+        assert line in rest
     assert "zero" not in settings and "micro_batch" not in settings  # how it was computed changes nothing
 
 
@@ -55,8 +61,10 @@ def test_the_card_says_what_it_took(work: Work) -> None:
         "| trained tokens | 4,692,600 |",
         "| overlong examples | 3 cut, 1 dropped |",
         "| final loss | 0.5123 |",
-        "| training time | 0.43 h on 16 rank(s) |",
-        "| rank-hours | 6.93 |",
+        "| training time | 0.43 h, at last on 16 rank(s) |",
+        "| GPU-hours | 6.80 |",  # the first steps ran on 8 GPUs
+        "| not in these | start, export, and steps that a stop or a failure made to be done again |",
+        "| dollars | 6.80 x the price of a GPU-hour (`usd_per_gpu_hour` of the cluster's profile) |",
         "| MFU (median) | 40.0 % |",
     ):
         assert line in rest
@@ -77,6 +85,20 @@ def test_a_local_model_and_data_without_a_manifest_are_said_to_be_that(work: Wor
     assert str(tmp_path) not in rest
 
 
-def test_without_a_gpu_there_is_no_mfu(work: Work) -> None:
-    files.write_jsonl(work.out / "metrics.jsonl", [{"step": 1, "seconds": 60.0, "mfu": None}])
-    assert "MFU" not in card.text(work, COUNTS)
+def test_a_model_of_another_recipe_is_named_by_its_artifact(work: Work, tmp_path: Path) -> None:
+    work.inputs["model"] = tmp_path / "artifacts" / "train" / "def456" / "model"
+    front, rest = parts(card.text(work, COUNTS))
+    assert "| model | train/def456 |" in rest and "train/def456, fine-tuned on" in rest
+    assert "base_model" not in front
+
+
+def test_drawn_weights_are_not_called_fine_tuned(work: Work) -> None:
+    work.config.init = "random"
+    front, rest = parts(card.text(work, COUNTS))
+    assert "weights drawn at random" in rest and "fine-tuned" not in rest and "base_model" not in front
+
+
+def test_without_a_gpu_there_are_no_mfu_gpu_hours_and_dollars(work: Work) -> None:
+    files.write_jsonl(work.out / "metrics.jsonl", [{"step": 1, "seconds": 90.0, "mfu": None, "gpu_gib": None}])
+    text = card.text(work, COUNTS)
+    assert not any(word in text for word in ("MFU", "GPU", "dollars")) and "| rank-hours | 0.40 |" in text

@@ -87,7 +87,7 @@ def test_a_resumed_training_carries_rows_tokens_and_seconds_on(tmp_path: Path) -
         first.step(step, float(step), 0.5)
     assert first.tracker is not None
     attempt = first.tracker.path.parents[1]
-    earlier = [{**row, "seconds": 100.0 * row["step"]} for row in rows_of(first)]
+    earlier = [{**row, "seconds": 100.0 * row["step"], "rank_s": 300.0 * row["step"]} for row in rows_of(first)]
     files.write_jsonl(first.tracker.path, earlier)
     second = log_of(tmp_path, checkpoint.Start(3, attempt, attempt / "checkpoints" / "step_3"), log_every_steps=1)
     assert second.last_loss == 2.0
@@ -95,6 +95,8 @@ def test_a_resumed_training_carries_rows_tokens_and_seconds_on(tmp_path: Path) -
     rows = rows_of(second)
     assert [row["step"] for row in rows] == list(range(1, 13)) and rows[:3] == earlier[:3]
     assert rows[3]["tokens"] == earlier[3]["tokens"] and rows[3]["seconds"] >= 300
+    # on two ranks here, on three before
+    assert rows[3]["rank_s"] - 900 == pytest.approx(2 * (rows[3]["seconds"] - 300), abs=0.01)
 
 
 def test_a_log_gets_plain_lines_with_what_matters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,7 @@ def check(bench: Bench, trial: int, layout: str, said: str) -> None:
     assert weights(resumed) == weights(plain), case
 
 
-ASKED = ("forget", "partly", "signal", "at_step", "at_pass", "moment", "rank")
+ASKED = ("forget", "partly", "signal", "at_step", "at_pass", "moment", "rank", "most_bytes", "at_save")
 """What a job asks of rank.py, beside a recipe's settings."""
 
 
@@ -137,6 +137,41 @@ def go_on(
 
 
 @pytest.mark.proof_ci
+def test_training_goes_on_with_another_offload_without_a_conversion(bench: Bench, halted: Callable[..., None]) -> None:
+    offloaded = {"zero": {"stage": 3, "offload": "optimizer"}}
+    halted({"none": {}, "some": offloaded})
+    far = {
+        **go_on(bench, 2, "none", {"on": offloaded}, "checkpoints"),
+        **go_on(bench, 2, "some", {"off": {}}, "checkpoints"),
+    }
+    assert {name: off for name, off in far.items() if off > 1e-5} == {}
+
+
+@pytest.mark.proof_ci
+def test_a_rank_that_cannot_write_costs_the_checkpoint_on_all_and_not_the_training(bench: Bench) -> None:
+    """The second of five saves meets a full disk on one rank (a limit of the size of files), half way into its file."""
+    full = {"most_bytes": 20_000, "at_save": 2, "rank": 1}
+    asked = {"signal": "SIGUSR2", "at_step": 4, "moment": "batch"}
+    jobs = [job(bench, "plain", {}), job(bench, "full", full)]
+    stopped = [job(bench, "stopped", {**full, **asked})]
+    said = launch(RANK, 2, *jobs, *stopped)
+    assert "NO CHECKPOINT after step 6: rank 1: " in said and "cannot be written" in said
+    assert curve(bench.attempt("full")) == curve(bench.attempt("plain"))
+    assert weights(bench.attempt("full")) == weights(bench.attempt("plain"))
+    assert sorted(p.name for p in bench.attempt("full").glob("checkpoints/step_*")) == ["step_12", "step_15"]
+    outcome = files.read_json(bench.attempt("stopped") / "outcome.json")["interrupted"]
+    assert "stopped after step 5 of 16; NO CHECKPOINT was saved" in outcome
+
+
+@pytest.mark.proof_ci
+def test_a_warning_while_a_training_loads_ends_it_before_its_first_step(bench: Bench) -> None:
+    asked = {"signal": "SIGUSR2", "at_step": 0, "moment": "loading", "rank": 1}
+    launch(RANK, 2, job(bench, "early", asked))
+    outcome = files.read_json(bench.attempt("early") / "outcome.json")["interrupted"]
+    assert "stopped before step 1 of 16: nothing new to save" in outcome and complete(bench.attempt("early")) == 0
+
+
+@pytest.mark.proof_ci
 def test_training_goes_on_on_one_rank_where_two_left_off_and_has_its_moments(
     bench: Bench, halted: Callable[..., None]
 ) -> None:
@@ -152,8 +187,8 @@ def test_training_goes_on_on_any_ranks_with_any_offload_and_sharing(bench: Bench
     halted({"z3": {}, "z3_all": offloaded, "z2": {"zero": {"stage": 2}}, "z1": {"zero": {"stage": 1}}})
     far = {
         **go_on(bench, 4, "z3", {"z3 on 4": {}, "z3 on 4 (shared)": shared, "z3 on 4 + offload": offloaded}),
-        **go_on(bench, 2, "z3", {"z3 + offload": offloaded}),
-        **go_on(bench, 2, "z3_all", {"z3 - offload": {}}),
+        **go_on(bench, 2, "z3", {"z3 + offload": offloaded}, "checkpoints"),
+        **go_on(bench, 2, "z3_all", {"z3 - offload": {}}, "checkpoints"),
         **go_on(bench, 4, "z2", {"z2 on 4": {"zero": {"stage": 2}}, "z2 on 4 to z1": {"zero": {"stage": 1}}}),
         **go_on(bench, 1, "z1", {"z1 on 1": {"zero": {"stage": 1}}, "z1 on 1 to z2": {"zero": {"stage": 2}}}),
     }
@@ -187,9 +222,17 @@ def test_a_training_that_comes_apart_ends_and_keeps_the_checkpoint_before_it(ben
 def test_a_partial_offload_keeps_the_moments_that_are_left_on_the_gpu(
     bench: Bench, halted: Callable[..., None]
 ) -> None:
-    """DeepSpeed's checkpoints lack them. Its CPUAdam is compiled at the first use, and is not exact in the last bit."""
+    """DeepSpeed's checkpoints lack them. Its CPUAdam is compiled at the first use, and is not exact in the last bit.
+
+    States of either Adam, and of both, are loaded by the other without a conversion.
+    """
     settings = {"zero": {"stage": 3, "offload": "optimizer"}, "partly": True}
-    halted({"half": settings})
+    halted({"half": settings, "none": {}})
+    crossed = {
+        **go_on(bench, 2, "half", {"half to none": {}, "lost": {"forget": True}}, "checkpoints"),
+        **go_on(bench, 2, "none", {"none to half": settings}, "checkpoints"),
+    }
+    assert max(crossed["half to none"], crossed["none to half"]) < 1e-4 and crossed["lost"] > 1e-2
     again = go_on(bench, 2, "half", {"half on 2": settings}, "checkpoints")
     other = go_on(bench, 1, "half", {"half on 1": settings, "forgotten": {**settings, "forget": True}})
     assert max(again["half on 2"], other["half on 1"]) < 1e-4 and other["forgotten"] > 1e-2
