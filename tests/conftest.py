@@ -29,7 +29,7 @@ def why_no_slurm():
 def pytest_collection_modifyitems(config, items):
     reason = why_no_slurm()
     for item in items:
-        if config.pluginmanager.hasplugin("xdist"):  # two lanes: one cluster at a time, one set of ranks or engine
+        if hasattr(config, "workerinput"):  # two lanes: one cluster at a time, one set of ranks or engine
             item.add_marker(pytest.mark.xdist_group("slurm" if item.get_closest_marker("slurm") else "here"))
         if reason and item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.skip(reason=reason))
