@@ -33,14 +33,14 @@ demo: setup  ## the mini study, end to end as local processes: tables and a repo
 	hpc report $(SWEEP) --on $(ON)
 
 test: setup  ## tests, at most 10 minutes on two cores
-	python -m pytest -n 2 --dist loadgroup -m "not proof and not proof_ci" $(TEST_ARGS)
+	python -m pytest -n 2 -m "not proof and not proof_ci" $(TEST_ARGS)
 
 proof: setup  ## everything: all faults, repetitions; the summary is kept in bench/results
 	PYTHONPATH=tests:$$PYTHONPATH python -m pytest -p summary \
 	    --summary bench/results/$$(date +%F)-proof.json --faults-table bench/results/$$(date +%F)-faults.json $(TEST_ARGS)
 
 proof-ci: setup  ## one example of every kind of proof
-	python -m pytest -n 2 --dist loadgroup -m proof_ci $(TEST_ARGS)
+	python -m pytest -n 2 -m proof_ci $(TEST_ARGS)
 
 soak: setup  ## 200 runs on a throw-away Slurm under 15 minutes of random faults; the record goes to bench/results
 	SOAK_RUNS=$(SOAK_RUNS) SOAK_MINUTES=$(SOAK_MINUTES) SOAK_SEED=$(SOAK_SEED) \

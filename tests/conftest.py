@@ -25,12 +25,21 @@ def why_no_slurm():
     return "" if os.geteuid() == 0 else "a private Slurm needs root"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Two lanes (pytest -n 2): one cluster at a time, and one set of ranks or one engine."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "slurm" if "slurm" in nodeid else "here"
+
+    return Lanes(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
     reason = why_no_slurm()
     for item in items:
-        if hasattr(config, "workerinput"):  # two lanes: one cluster at a time, one set of ranks or engine
-            item.add_marker(pytest.mark.xdist_group("slurm" if item.get_closest_marker("slurm") else "here"))
         if reason and item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.skip(reason=reason))
 
