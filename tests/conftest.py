@@ -32,7 +32,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Lanes(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return "slurm" if "slurm" in nodeid else "here"
+            return "slurm" if "slurm" in nodeid.partition("::")[0] else "here"
 
     return Lanes(config, log)
 
