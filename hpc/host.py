@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -31,6 +32,7 @@ def cgroup_limit(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sy
         folder = base / path.lstrip("/")
         for each in (folder, *folder.parents):
             if each.is_relative_to(base) and (each / name).is_file():
-                value = (each / name).read_text().strip()
-                found += [int(value)] if value.isdigit() and int(value) < 2**60 else []
+                with suppress(OSError):  # a group may be gone, or not ours to read
+                    value = (each / name).read_text().strip()
+                    found += [int(value)] if value.isdigit() and int(value) < 2**60 else []
     return min(found, default=None)

@@ -156,7 +156,7 @@ def test_two_recipes_are_compared_key_by_key(workspace):
         (["show", "recipes/base.yaml", "recipes/base.yaml", "recipes/base.yaml"], ["show compares two"]),
         (
             ["submit", "recipes/base.yaml", "model=Qwen/Qwen2.5-72B-Instruct", "train.zero.offload=none"],
-            ["does not fit on 16 GPUs", "train.zero.offload", "--yes submits it"],
+            ["does not fit on 16 GPUs", "train.zero.offload", "--yes submits it all the same"],
         ),
         (["plan", "recipes/base.yaml", "--on", "h100x80"], ["h100x80", "h100x8"]),
     ],

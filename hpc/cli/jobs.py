@@ -39,8 +39,10 @@ def submit(
 
     document, profile = common.planned(x, overrides, on, smoke)
     document, keys = common.selected(document, profile, only, again)
-    if not yes and (refused := forecast.refused(document)):
-        raise refused
+    if refused := forecast.refused(document):
+        if not yes:
+            raise refused
+        print(f"warning: {refused}", file=sys.stderr)
     if not dry_run:
         fetching.refuse(document, profile, common.said(x, overrides, on or profile.name))
         _confirm(document, profile, yes)

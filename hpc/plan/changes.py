@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hpc.errors import PlanError
 from hpc.plan import memory
-from hpc.plan.fits import RATIOS, Problem, candidates, feasible, shareable
+from hpc.plan.fits import RATIOS, Problem, candidates, feasible, host_fits, shareable
 from hpc.plan.machine import GIB
 from hpc.plan.memory import Memory, Setup
 from hpc.recipe.schema import Train
@@ -130,7 +130,7 @@ def _most_tokens(problem: Problem) -> int:
     """The largest max_tokens that fits, in steps of 1,000; 0 if there is none between 2,000 and the longest example."""
     settings, most = problem.settings, 0
     for setup in candidates(problem):
-        if memory.predict(problem.shape, replace(setup, row_tokens=2000)).host_bytes <= problem.host_limit:
+        if host_fits(problem, replace(setup, row_tokens=2000)):
             most = max(most, memory.most_tokens(problem.shape, setup, problem.gpu_limit))
     most //= 1 if settings.pack else settings.micro_batch
     most = most // 1000 * 1000

@@ -84,8 +84,16 @@ def feasible(problem: Problem) -> Iterator[Setup]:
         row = _row(problem, setup)
         if row >= problem.longest:
             fitting = replace(setup, row_tokens=row)
-            if memory.predict(problem.shape, fitting).host_bytes <= problem.host_limit:
+            if host_fits(problem, fitting):
                 yield fitting
+
+
+def host_fits(problem: Problem, setup: Setup) -> bool:
+    """Whether the job's host memory holds what a setup puts there. Ranks alone are let through: what they take is an
+    allowance, and a job that is killed for it is submitted again with more.
+    """
+    puts = setup.offload != "none" or setup.checkpointing == "offloaded"
+    return not puts or memory.predict(problem.shape, setup).host_bytes <= problem.host_limit
 
 
 def candidates(problem: Problem) -> Iterator[Setup]:

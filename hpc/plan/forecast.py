@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MEMORY_ERROR = 0.08
 """Share that a peak may lie off (bench/fit.py memory)."""
+ANYWAY = "--yes submits it all the same; the job then decides by what it really gets"
 START_S = 75
 """Python, imports, NCCL and DeepSpeed on all ranks."""
 DISK_GB_S = 2.0
@@ -117,7 +118,7 @@ def refused(document: Mapping[str, Any]) -> HpcError | None:
         error = (stage.get("forecast") or {}).get("error")
         if error and stage["key"] in keys:
             where = f"train {stage['key']} ({stage['recipe']})"
-            return PlanError(error["what"], where=where, why=error["why"], next=f"{error['next']} (--yes submits it)")
+            return PlanError(error["what"], where=where, why=error["why"], next=f"{error['next']} ({ANYWAY})")
     return None
 
 

@@ -18,8 +18,8 @@ from functools import cache
 from hpc.errors import PlanError
 from hpc.plan import changes, memory, speed
 from hpc.plan.fits import ROW_STEP, Problem, feasible, shareable
-from hpc.plan.machine import Machine
-from hpc.plan.memory import Checkpointing, Memory, Offload, Setup
+from hpc.plan.machine import GIB, Machine
+from hpc.plan.memory import USABLE_HOST, Checkpointing, Memory, Offload, Setup
 from hpc.plan.shapes import Shape
 from hpc.recipe.schema import Train
 from hpc.train import pack
@@ -227,6 +227,11 @@ def _reasons(
         f"within {100 * CLOSE:.0f} % a leaner one"
     )
     yield taken.arithmetic()
+    if taken.host_bytes > problem.host_limit:
+        yield (
+            f"HOST MEMORY: {taken.host_bytes / gb:.0f} GB per node, {problem.host_limit / gb:.0f} GB may be used; "
+            f"next: resources.train.memory_gib={math.ceil(taken.host_bytes / USABLE_HOST / GIB)}"
+        )
     if setup.offload != "none":
         without = memory.predict(problem.shape, replace(setup, offload="none", ratio=0.0)).gpu_bytes
         yield (

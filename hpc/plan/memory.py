@@ -193,19 +193,16 @@ def _loss(shape: Shape, setup: Setup, tokens: float) -> float:
 
 
 def _host(shape: Shape, setup: Setup) -> dict[str, float]:
-    """Parts of one host. The first and the last minutes take their own: a resume reads the checkpoint of one rank's
-    optimizer (mapped, so pages of one shard at a time), the export holds a few GB; the larger of the two is counted.
-    """
+    """Parts of one host. A resume takes none: its files are mapped, and what the job then holds is counted here."""
     share = min(setup.ranks, setup.ranks_per_node) / setup.ranks
     states = share * shape.params * setup.state_bytes * _offloaded(setup)
     copies = 1 + (_offloaded(setup) if setup.zero_stage == 3 else 0.0)  # one for all of them, one beside the states
     inputs = 2 * shape.hidden * shape.layers * setup.tokens * setup.ranks_per_node * _wide(setup)
-    shard = setup.state_bytes * shape.params / (setup.ranks if setup.zero_stage >= 1 else 1)
     return {
         "ranks": RANK_BYTES * min(setup.ranks, setup.ranks_per_node),
         "optimizer": states,
         "gradients": share * shape.params * setup.gradient_bytes * copies if setup.offload != "none" else 0.0,
         "weights": share * shape.params * setup.weight_bytes if setup.offload == "all" else 0.0,
         "activations": inputs if setup.checkpointing == "offloaded" else 0.0,
-        "resume or export": max(min(EXPORT_BYTES, setup.weight_bytes * shape.params), shard),
+        "export": min(EXPORT_BYTES, setup.weight_bytes * shape.params),
     }

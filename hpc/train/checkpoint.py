@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -29,7 +29,7 @@ SHARE = 0.02
 """Share of the time that saving may take where the cadence is automatic."""
 LEAST_S, MOST_S = 300.0, 3600.0
 """Bounds of the automatic interval: a minute more of lost work is cheap, an hour on many GPUs is not."""
-WRITER = "inline_container"
+WRITER = ("inline_container", "Parent directory")
 """What torch's writer of files names where the disk fails it: it raises RuntimeError, no OSError."""
 
 
@@ -105,7 +105,8 @@ def save(trainer: DeepSpeedEngine, work: Work, team: Team, steps_done: int, form
             shutil.rmtree(folder, ignore_errors=True)
             team.say(f"train: NO CHECKPOINT after step {steps_done}: {problem}. Training goes on; next: make room")
         else:
-            space.prune(work, steps_done)
+            with suppress(OSError):  # others delete here, too; what stays goes with the next save
+                space.prune(work, steps_done)
     problem = team.agree(problem)
     return Saved(time.monotonic() - began, not problem)
 
@@ -188,9 +189,9 @@ def _candidates(work: Work, team: Team, form: dict[str, int]) -> list[tuple[Path
 
 def _ready(trainer: DeepSpeedEngine, work: Work, team: Team, folder: Path, form: dict[str, int]) -> bool:
     """Make room and the folder, in which DeepSpeed would fail on one rank alone."""
-    if not space.make(work, team, space.expected(trainer, work), form):
-        return False
     try:
+        if not space.make(work, team, space.expected(trainer, work), form):
+            return False
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         team.say(f"train: NO CHECKPOINT: {error}. Training goes on; next: make room there (hpc gc)")
@@ -213,7 +214,7 @@ def _write(trainer: DeepSpeedEngine, folder: Path) -> tuple[dict[str, int], str]
             save(state_dict, path)
             sizes[str(Path(path).relative_to(folder))] = _synced(Path(path))
         except (OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and WRITER not in str(error):
+            if not isinstance(error, OSError) and not any(words in str(error) for words in WRITER):
                 raise
             problems.append(f"{path} cannot be written: {str(error).splitlines()[0]}")
 

@@ -80,7 +80,7 @@ def left(place: Path) -> int:
     """Bytes that are left for new files, by the file system and by the user's quota."""
     try:
         return room.of(place).bytes or 0
-    except KeyError:  # a container that does not know the user has no quota command to ask, either
+    except (KeyError, OSError):  # a container that does not know the user has no quota command to ask, either
         return shutil.disk_usage(place).free
 
 

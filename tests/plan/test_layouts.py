@@ -34,6 +34,14 @@ def test_what_is_chosen_fits_and_holds_the_longest_example():
         assert memory.predict(MODEL, found.setup).gpu_bytes == found.memory.gpu_bytes
 
 
+def test_a_layout_that_puts_nothing_on_the_host_is_warned_of_its_memory_and_not_refused():
+    small = replace(machine.typical("h100", 4), host_memory_bytes=16 * 2**30)
+    found = choose(tokens=[1000], model=shapes.shape("qwen2.5-0.5b"), place=small, max_tokens=4096)
+    assert found.offload == "none" and any("memory_gib=26" in reason for reason in found.reasons)
+    with pytest.raises(PlanError, match="does not fit"):
+        choose(tokens=[1000], model=shapes.shape("qwen2.5-0.5b"), place=small, zero={"offload": "optimizer"})
+
+
 def test_the_chosen_layout_is_as_fast_as_any_that_one_may_ask_for():
     best = choose(8).step_s
     for kept in ("none", "selective", "full"):

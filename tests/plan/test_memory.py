@@ -71,12 +71,10 @@ def test_in_fp32_zero_3_steps_the_weights_themselves():
     assert offloaded.host["optimizer"] == pytest.approx(12 * n), "what is offloaded is a copy"
 
 
-def test_a_host_holds_what_a_resume_and_the_export_take():
-    last = "resume or export"
-    assert memory.predict(MODEL, Setup(16, 0)).host[last] == pytest.approx(12 * MODEL.params / 16)
-    assert memory.predict(shapes.shape("qwen2.5-3b"), Setup(8, 0)).host[last] == memory.EXPORT_BYTES
+def test_a_host_holds_one_file_of_the_export():
+    assert memory.predict(MODEL, Setup(16, 0)).host["export"] == memory.EXPORT_BYTES
     small = shapes.shape("smollm2-135m")
-    assert memory.predict(small, Setup(8, 0)).host[last] == 2 * small.params, "there is no more to write"
+    assert memory.predict(small, Setup(8, 0)).host["export"] == 2 * small.params, "there is no more to write"
 
 
 def test_bf16_is_never_trained_without_shared_states():
