@@ -100,7 +100,7 @@ ASKED = ("forget", "partly", "signal", "at_step", "at_pass", "moment", "rank", "
 def job(bench: Bench, key: str, asked: dict[str, Any]) -> Path:
     """A job file."""
     own = {name: asked[name] for name in asked if name in ASKED}
-    return bench.job(key, signal=own, **SETTINGS, **{name: asked[name] for name in asked if name not in ASKED})
+    return bench.job(key, signal=own, **{**SETTINGS, **{name: asked[name] for name in asked if name not in ASKED}})
 
 
 @pytest.fixture
